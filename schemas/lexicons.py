@@ -54,7 +54,10 @@ class Member:
                 return tuple(
                     field
                     for part in ("root", "parent")
-                    for field in (Field(f"{self.column}_{part}_uri", Kind.URI), Field(f"{self.column}_{part}_cid", Kind.CID))
+                    for field in (
+                        Field(f"{self.column}_{part}_uri", Kind.URI),
+                        Field(f"{self.column}_{part}_cid", Kind.CID),
+                    )
                 )
             case Kind.JSON:
                 return (Field(f"{self.column}_json", Kind.JSON),)
@@ -82,7 +85,9 @@ def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def _lexicon(nsid: str, members: str, derived: tuple[Field, ...] = (), columns: dict[str, str] | None = None) -> Lexicon:
+def _lexicon(
+    nsid: str, members: str, derived: tuple[Field, ...] = (), columns: dict[str, str] | None = None
+) -> Lexicon:
     """Read `name:KIND` words; `columns` renames a member whose own name would clash with the envelope."""
     parsed = []
     for word in members.split():
@@ -119,9 +124,7 @@ _ALL = (
         columns={"did": "service_did"},
     ),
     _lexicon("app.bsky.feed.threadgate", "post:URI createdAt:DATETIME allow:JSON hiddenReplies:STRINGS"),
-    _lexicon(
-        "app.bsky.feed.postgate", "post:URI createdAt:DATETIME detachedEmbeddingUris:STRINGS embeddingRules:JSON"
-    ),
+    _lexicon("app.bsky.feed.postgate", "post:URI createdAt:DATETIME detachedEmbeddingUris:STRINGS embeddingRules:JSON"),
     _lexicon("app.bsky.graph.follow", "subject:DID createdAt:DATETIME via:REF"),
     _lexicon("app.bsky.graph.block", "subject:DID createdAt:DATETIME"),
     _lexicon(
