@@ -1,0 +1,149 @@
+"""The settings of the whole program: one typed tree out of the rooms' frozen models.
+
+`load()` is called once per process by the command that runs; rooms get their part as a value and never read the
+environment themselves. Order of strength: environment (`EXPLORER_…`), TOML file, what follows from the profile and
+from a running local stack, defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from consumers.config import MaintenanceConfig, ReplayConfig, WriterConfig
+from pipeline.errors import SettingsError
+from pipeline.kafka import KafkaSettings
+from pipeline.logs import LogSettings
+from pipeline.settings_tree import Layer, Value, document_layer, environment_layer, leaves, resolve
+from pipeline.supervisor import SupervisorSettings
+from simulator.config import SimulatorSettings
+
+CONFIG_VARIABLE = "EXPLORER_CONFIG"
+PROFILE_VARIABLE = "EXPLORER_PROFILE"
+# Names with a meaning outside the tree: where settings are, and who supervises.
+OUTSIDE_THE_TREE = frozenset({CONFIG_VARIABLE, PROFILE_VARIABLE, "EXPLORER_SUPERVISOR"})
+PROFILES = ("live", "demo")
+UP_FILE = "up.json"
+
+
+class SourceSettings(BaseModel):
+    """Where events come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hosts: tuple[str, ...] = Field((), description="Jetstream servers in order of preference, ws:// or wss://")
+    protocol: Literal["auto", "v1", "v2"] = Field("auto", description="wire of the servers; auto finds out")
+
+
+class Settings(BaseModel):
+    """Every setting of every process. Built by `load`, never changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Path = Field(Path(".local/live"), description="folder of everything this installation writes")
+    lake: str = Field(description="folder of the Parquet files; <state>/lake unless set")
+    manifest: str = Field(description="SQLite path or postgresql:// URL; <lake>/manifest.sqlite unless set")
+    schema_registry: str | None = Field(None, description="URL of a schema registry; without one, no registry is used")
+    source: SourceSettings
+    kafka: KafkaSettings
+    writer: WriterConfig
+    maintain: MaintenanceConfig
+    replay: ReplayConfig
+    simulator: SimulatorSettings
+    supervisor: SupervisorSettings
+    log: LogSettings
+
+    @property
+    def status_folder(self) -> Path:
+        """Where processes write their reports."""
+        return self.state / "status"
+
+    @property
+    def log_folder(self) -> Path:
+        """Where supervised processes write their logs."""
+        return self.state / "logs"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings, the profile they are for, and where each value came from."""
+
+    settings: Settings
+    profile: str
+    values: tuple[Value, ...]
+
+    def origin(self, dotted: str) -> str:
+        """The layer that set a value; "default" when none did."""
+        return next(value.origin for value in self.values if value.leaf.dotted == dotted)
+
+
+def load(environ: Mapping[str, str] | None = None, *, overrides: Mapping[str, Any] | None = None) -> Loaded:
+    """Reads the environment and the TOML file it names, and builds the tree.
+
+    `overrides` are values from the command line by dotted name, the strongest layer. Raises SettingsError, with every
+    wrong value named, for unknown names and values that do not fit.
+    """
+    environ = os.environ if environ is None else environ
+    profile = environ.get(PROFILE_VARIABLE) or "live"
+    if profile not in PROFILES:
+        raise SettingsError(f"{PROFILE_VARIABLE}={profile!r} is not a profile", f"use one of {', '.join(PROFILES)}")
+    all_leaves = list(leaves(Settings))
+    layers: list[Layer] = []
+    config = environ.get(CONFIG_VARIABLE)
+    if config:
+        layers.append(document_layer(Settings, _read_toml(Path(config)), config))
+    layers.append(environment_layer({leaf.environment: leaf for leaf in all_leaves}, environ, OUTSIDE_THE_TREE))
+    given = {tuple(name.split(".")): value for name, value in (overrides or {}).items()}
+    layers.append(Layer("command line", given))
+    layers.insert(0, _derived(profile, layers))
+    settings, values = resolve(Settings, layers)
+    return Loaded(settings, profile, tuple(values))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"the settings file {path} cannot be read: {error.strerror}", f"correct {CONFIG_VARIABLE}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}", "correct the file") from None
+
+
+def _derived(profile: str, layers: list[Layer]) -> Layer:
+    """Values that follow from others: folders from the state folder, addresses from what runs there."""
+
+    def given(*path: str) -> Any:
+        for layer in reversed(layers):
+            if path in layer.values:
+                return layer.values[path]
+        return None
+
+    state = Path(given("state") or Path(".local") / profile)
+    lake = str(given("lake") or state / "lake")
+    running = read_up_file(state)
+    values: dict[tuple[str, ...], Any] = {
+        ("state",): state,
+        ("lake",): lake,
+        ("manifest",): str(given("manifest") or Path(lake) / "manifest.sqlite"),
+        ("simulator", "data_dir"): state / "simulator",
+        ("kafka", "bootstrap"): running.get("bootstrap", "127.0.0.1:9092"),
+    }
+    return Layer(f"profile {profile}", values)
+
+
+def read_up_file(state: Path) -> dict[str, Any]:
+    """What a running `up` wrote down about itself (addresses, process id); empty when none did."""
+    try:
+        found = json.loads((state / UP_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
