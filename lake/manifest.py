@@ -131,13 +131,14 @@ class HourCount:
 class Gap:
     """A range of event time for which the source could not give everything.
 
-    id: stable identity, so that a repeated report is stored once. first_seq, last_seq: None if the protocol has none.
+    id: stable identity, so that a repeated report is stored once. start_us, end_us: None if that end is not known, then
+    the gap counts as open on that side. first_seq, last_seq: None if the protocol has none.
     """
 
     id: str
     source_host: str
-    start_us: int
-    end_us: int
+    start_us: int | None
+    end_us: int | None
     reason: str
     detail: str
     detected_us: int
@@ -248,11 +249,12 @@ class Snapshot(Protocol):
         Raises SnapshotExpired when files of this version were forgotten already.
         """
 
-    def superseding(self, table: str, start_us: int | None = None) -> list[LiveFile]:
-        """Live files of `table` with superseding rows that a current answer has to apply itself.
+    def superseding(self, table: str, start_us: int | None = None, source: str | None = None) -> list[LiveFile]:
+        """Live files whose superseding rows a current answer over `table` has to apply itself.
 
-        These are the pending ones, and (for rows that arrived late, after the deletion) those at or after the hour of
-        the oldest file that no maintenance has checked yet. `start_us` is the start of the range asked for.
+        source: the table that holds those rows (`table` itself by default; "account" and "sync" act on every table).
+        The list has the pending files, and, for rows that arrived after their own deletion was applied, every file from
+        one hour before the oldest small file on. start_us: the start of the range asked for.
         """
 
     def totals(self, table: str) -> TableTotals:

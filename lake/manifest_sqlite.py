@@ -1,0 +1,211 @@
+"""The manifest in one SQLite file: WAL, synchronous=FULL, every change one BEGIN IMMEDIATE transaction.
+
+Several processes of one host share it. Readers never block writers, writers queue for at most the busy timeout. The file
+must lie on a local disk: WAL needs shared memory, which network file systems do not give.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable, ManifestVersionError
+from lake.manifest import ManifestOptions
+from lake.manifest_sql import SCHEMA_VERSION, SqlManifest, migrations
+
+_APPLICATION_ID = 0x424C414B
+"""Marks the file as ours in SQLite's header ("BLAK")."""
+
+
+class SqliteManifest(SqlManifest):
+    """See `lake.manifest.Manifest`. One connection per thread; `close` closes those of all threads."""
+
+    def __init__(self, path: str | Path, options: ManifestOptions) -> None:
+        self._path = Path(path).absolute()
+        self._options = options
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._opened_lock = threading.Lock()
+        self._closed = False
+        if not self._path.exists() and (options.read_only or not options.create):
+            raise ManifestUnavailable(
+                f"No manifest at {self._path}.",
+                "Start the writer once (it creates the lake), or correct EXPLORER_MANIFEST.",
+            )
+        if options.create and not options.read_only:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._migrate()
+
+    @property
+    def url(self) -> str:
+        """See `Manifest.url`."""
+        return str(self._path)
+
+    def close(self) -> None:
+        """See `Manifest.close`."""
+        with self._opened_lock:
+            self._closed = True
+            for connection in self._opened:
+                connection.close()
+            self._opened.clear()
+
+    @contextmanager
+    def hold(self, name: str, owner: str) -> Generator[None]:
+        """See `Manifest.hold`: an flock on a file beside the manifest; its content names the holder."""
+        path = self._path.with_name(f"{self._path.name}.{name}.lock")
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise LockHeld(
+                    f"The lock {name!r} of {self._path} is held by {file.read().strip() or 'another process'}.",
+                    "Let that process finish or stop it; the lock frees itself when it ends.",
+                ) from error
+            file.truncate(0)
+            file.write(owner)
+            file.flush()
+            yield
+
+    def backup(self, target: Path) -> None:
+        """Copies a consistent manifest to `target` while others go on writing (SQLite's backup API)."""
+        with closing(sqlite3.connect(target)) as copy:
+            self._connection().backup(copy)
+
+    # --- what SqlManifest needs -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        connection = self._connection()
+        cursor = connection.cursor()
+        self._execute_or_unavailable(cursor, "BEGIN IMMEDIATE")
+        try:
+            yield cursor
+        except BaseException as error:
+            # Also for a KeyboardInterrupt: a transaction left open would block every other writer.
+            connection.rollback()
+            if isinstance(error, sqlite3.OperationalError):
+                raise ManifestUnavailable(
+                    f"The manifest {self._path} refused a change: {error}.", "Look for a full disk or wrong permissions."
+                ) from error
+            raise
+        try:
+            self._commit_transaction(cursor)
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.rollback()
+                raise ManifestUnavailable(f"The manifest {self._path} refused a commit: {error}.") from error
+            raise CommitOutcomeUnknown(f"The manifest {self._path} answered a COMMIT with: {error}.") from error
+        finally:
+            cursor.close()
+
+    def _commit_transaction(self, cursor: Any) -> None:
+        """The one statement after which a change is visible; tests replace it to lose its answer."""
+        cursor.execute("COMMIT")
+
+    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        cursor = self._connection().cursor()
+        try:
+            self._execute_or_unavailable(cursor, sql, values)
+            return cursor.fetchall()
+        finally:
+            cursor.close()
+
+    def _sql(self, text: str) -> str:
+        return text
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    def _execute_or_unavailable(self, cursor: sqlite3.Cursor, sql: str, values: Sequence[object] = ()) -> None:
+        try:
+            cursor.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            raise ManifestUnavailable(
+                f"The manifest {self._path} did not answer within {self._options.busy_timeout_s:g} s: {error}.",
+                "Look for a process that holds it, for a full disk, or for wrong permissions.",
+            ) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            if self._closed:
+                raise ManifestUnavailable(f"The manifest {self._path} was closed.")
+            connection = self._connect()
+            self._local.connection = connection
+            with self._opened_lock:
+                self._opened.append(connection)
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "ro" if self._options.read_only else "rwc" if self._options.create else "rw"
+        # Closed by close(), which may run in another thread than the one that opened it.
+        try:
+            connection = sqlite3.connect(
+                f"{self._path.as_uri()}?mode={mode}",
+                uri=True,
+                timeout=self._options.busy_timeout_s,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA cache_size=-16000")
+            connection.execute("PRAGMA temp_store=MEMORY")
+        except sqlite3.DatabaseError as error:
+            raise ManifestUnavailable(
+                f"The manifest {self._path} cannot be opened: {error}.",
+                "If the file is damaged, move it away and run `post-explorer lake rebuild`.",
+            ) from error
+        return connection
+
+    def _migrate(self) -> None:
+        connection = self._connection()
+        try:
+            application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            objects = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise ManifestUnavailable(
+                f"The manifest {self._path} is not a readable SQLite file: {error}.",
+                "Move it away and run `post-explorer lake rebuild`.",
+            ) from error
+        if objects and application_id != _APPLICATION_ID:
+            raise ManifestVersionError(
+                f"{self._path} is a SQLite file of something else.", "Correct EXPLORER_MANIFEST."
+            )
+        if found > SCHEMA_VERSION:
+            raise ManifestVersionError(
+                f"The manifest {self._path} has version {found}; this release knows {SCHEMA_VERSION}.",
+                "Use the release that wrote it, or a newer one; manifests are never migrated backwards.",
+            )
+        if found == SCHEMA_VERSION:
+            return
+        if self._options.read_only:
+            raise ManifestVersionError(
+                f"The manifest {self._path} has version {found}, this release needs {SCHEMA_VERSION}.",
+                "Start the writer or `post-explorer maintain` once: they migrate it.",
+            )
+        connection.execute("PRAGMA journal_mode=WAL")
+        with self._transaction() as cursor:
+            # Another process may have migrated between the look above and the lock.
+            current = cursor.execute("PRAGMA user_version").fetchone()[0]
+            for number, statements in migrations():
+                if number > current:
+                    for statement in statements:
+                        cursor.execute(statement)
+            cursor.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            cursor.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        _sync_folder(self._path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
