@@ -50,10 +50,8 @@ def same(left: Any, right: Any) -> bool:
         return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(same, left, right))
-    return (
-        type(left) is type(right)
-        and left == right
-        or (isinstance(left, int | float) and isinstance(right, int | float) and left == right)
+    return (type(left) is type(right) and left == right) or (
+        isinstance(left, int | float) and isinstance(right, int | float) and left == right
     )
 
 
