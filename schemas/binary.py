@@ -13,7 +13,7 @@ FALSE: Final = b"\x00"
 TRUE: Final = b"\x01"
 _SOME_FALSE: Final = b"\x02\x00"
 _SOME_TRUE: Final = b"\x02\x01"
-_TABLE_SIZE: Final = 4096
+_CACHED_HIGH_PARTS: Final = 4096
 
 
 def _varint(zigzag: int) -> bytes:
@@ -25,49 +25,52 @@ def _varint(zigzag: int) -> bytes:
     return bytes(out)
 
 
-_LENGTH: Final = [_varint(n << 1) for n in range(_TABLE_SIZE)]
-_SOME_LENGTH: Final = [b"\x02" + prefix for prefix in _LENGTH]
-"""Length prefixes of short texts, without and with the union branch of a present value."""
+class _Lengths(dict[int, bytes]):
+    """Length prefixes by size, kept once computed (sizes repeat; the longest record bounds their number)."""
+
+    def __init__(self, branch: bytes) -> None:
+        self._branch = branch
+        super().__init__({size: branch + _varint(size << 1) for size in range(256)})
+
+    def __missing__(self, size: int) -> bytes:
+        prefix = self._branch + _varint(size << 1)
+        if len(self) < _CACHED_HIGH_PARTS:
+            self[size] = prefix
+        return prefix
+
+
+class _HighParts(dict[int, bytes]):
+    """The varint of a number's upper bits, of which times and sequences share a few."""
+
+    def __missing__(self, high: int) -> bytes:
+        if len(self) >= _CACHED_HIGH_PARTS:
+            self.clear()
+        self[high] = encoded = _varint(high)
+        return encoded
+
+
+LENGTH: Final = _Lengths(b"")
+"""Size in bytes → the prefix of a required string."""
+SOME_LENGTH: Final = _Lengths(b"\x02")
+"""Size in bytes → the prefix of a present nullable string, union branch included."""
+LOW: Final = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
+"""The two continued varint bytes of 14 bits."""
+HIGH: Final = _HighParts()
 
 
 def long(value: int) -> bytes:
     """Encode an int64; the caller has checked the range."""
     zigzag = value << 1 if value >= 0 else ~(value << 1)
-    if zigzag < 0x80:
-        return bytes((zigzag,))
-    # Event times and relay sequences take five to eight bytes: shifting in one expression is thrice as fast as a loop.
-    if 0x800000000 <= zigzag < 0x40000000000:
-        return bytes(
-            (
-                zigzag & 0x7F | 0x80,
-                zigzag >> 7 & 0x7F | 0x80,
-                zigzag >> 14 & 0x7F | 0x80,
-                zigzag >> 21 & 0x7F | 0x80,
-                zigzag >> 28 & 0x7F | 0x80,
-                zigzag >> 35,
-            )
-        )
-    if 0x2000000000000 <= zigzag < 0x100000000000000:
-        return bytes(
-            (
-                zigzag & 0x7F | 0x80,
-                zigzag >> 7 & 0x7F | 0x80,
-                zigzag >> 14 & 0x7F | 0x80,
-                zigzag >> 21 & 0x7F | 0x80,
-                zigzag >> 28 & 0x7F | 0x80,
-                zigzag >> 35 & 0x7F | 0x80,
-                zigzag >> 42 & 0x7F | 0x80,
-                zigzag >> 49,
-            )
-        )
-    return _varint(zigzag)
+    if zigzag < 0x10000000:
+        return _varint(zigzag)
+    # Event times and sequences: two table look-ups and one cached upper part are thrice as fast as the loop.
+    return LOW[zigzag & 0x3FFF] + LOW[zigzag >> 14 & 0x3FFF] + HIGH[zigzag >> 28]
 
 
 def text(value: str) -> bytes:
     """Encode a required string; UnicodeEncodeError for a lone surrogate."""
     raw = value.encode()
-    size = len(raw)
-    return (_LENGTH[size] if size < _TABLE_SIZE else _varint(size << 1)) + raw
+    return LENGTH[len(raw)] + raw
 
 
 def some_text(value: str | None) -> bytes:
@@ -75,14 +78,12 @@ def some_text(value: str | None) -> bytes:
     if value is None:
         return NULL
     raw = value.encode()
-    size = len(raw)
-    return (_SOME_LENGTH[size] if size < _TABLE_SIZE else b"\x02" + _varint(size << 1)) + raw
+    return SOME_LENGTH[len(raw)] + raw
 
 
 def some_utf8(raw: bytes) -> bytes:
     """Encode a present nullable string that is UTF-8 already."""
-    size = len(raw)
-    return (_SOME_LENGTH[size] if size < _TABLE_SIZE else b"\x02" + _varint(size << 1)) + raw
+    return SOME_LENGTH[len(raw)] + raw
 
 
 def some_long(value: int | None) -> bytes:

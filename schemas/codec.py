@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from schemas import binary
+from schemas.binary import FALSE, LENGTH, NULL, SOME_LENGTH, TRUE, some_long, some_text
 from schemas.derive import derive_post
 from schemas.errors import BadRecord, DeadLetterReason
 from schemas.lexicons import LEXICONS, Kind, Lexicon, Member
@@ -21,7 +22,7 @@ from schemas.topics import ACCOUNT, IDENTITY, OTHER, PREFIX, SYNC
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
-OPERATIONS: Final = {name: binary.some_text(name) for name in ("create", "update", "delete")}
+OPERATIONS: Final = {name: some_text(name) for name in ("create", "update", "delete")}
 ABSENT: Final = "$absent"
 """Member of `extra_json` that lists members which the source lacked although the typed fields would restore them."""
 _POST: Final = "app.bsky.feed.post"
@@ -136,11 +137,13 @@ _FITS: dict[Kind, Callable[[Any], bool]] = {
 
 
 def _strict_ref(ref: _Ref) -> bytes:
-    return binary.some_text(ref.uri) + binary.some_text(ref.cid)
+    uri = ref.uri.encode()
+    cid = ref.cid.encode()
+    return b"".join((SOME_LENGTH[len(uri)], uri, SOME_LENGTH[len(cid)], cid))
 
 
 def _loose_ref(ref: Mapping[str, str]) -> bytes:
-    return binary.some_text(ref["uri"]) + binary.some_text(ref["cid"])
+    return some_text(ref["uri"]) + some_text(ref["cid"])
 
 
 def _raw_json(raw: Raw) -> bytes:
@@ -150,11 +153,11 @@ def _raw_json(raw: Raw) -> bytes:
 
 
 _COMMON_ENCODERS: dict[Kind, Callable[[Any], bytes]] = {
-    Kind.TEXT: binary.some_text,
-    Kind.DATETIME: binary.some_text,
-    Kind.DID: binary.some_text,
-    Kind.URI: binary.some_text,
-    Kind.INTEGER: binary.some_long,
+    Kind.TEXT: some_text,
+    Kind.DATETIME: some_text,
+    Kind.DID: some_text,
+    Kind.URI: some_text,
+    Kind.INTEGER: some_long,
     Kind.BOOLEAN: binary.some_boolean,
     Kind.STRINGS: binary.some_strings,
 }
@@ -166,7 +169,7 @@ _STRICT_ENCODERS: dict[Kind, Callable[[Any], bytes]] = {
 }
 _LOOSE_ENCODERS: dict[Kind, Callable[[Any], bytes]] = {
     **_COMMON_ENCODERS,
-    Kind.JSON: lambda value: binary.some_text(dumps(value)),
+    Kind.JSON: lambda value: some_text(dumps(value)),
     Kind.REF: _loose_ref,
     Kind.REPLY: lambda reply: _loose_ref(reply["root"]) + _loose_ref(reply["parent"]),
 }
@@ -175,13 +178,16 @@ _LOOSE_ENCODERS: dict[Kind, Callable[[Any], bytes]] = {
 def _derived_bytes(embed: Any, facets: Any, labels: Any, tags: Any) -> bytes:
     values = derive_post(embed, facets, labels, tags)
     return b"".join(
-        binary.some_long(value)
+        some_long(value)
         if isinstance(value, int)
         else binary.some_strings(value)
         if isinstance(value, list)
-        else binary.some_text(value)
+        else some_text(value)
         for value in values
     )
+
+
+_astuple: Final = msgspec.structs.astuple
 
 
 class _RecordCodec:
@@ -189,12 +195,12 @@ class _RecordCodec:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._members = lexicon.members
-        self._nulls = [binary.NULL * len(member.fields) for member in lexicon.members]
+        self._nulls = [NULL * len(member.fields) for member in lexicon.members]
         self._strict_encoders = [_STRICT_ENCODERS[member.kind] for member in lexicon.members]
         self._is_post = lexicon.nsid == _POST
-        self._no_derived = binary.NULL * len(lexicon.derived)
+        self._no_derived = NULL * len(lexicon.derived)
         self._index = {member.name: position for position, member in enumerate(lexicon.members)}
-        self.absent = binary.NULL * (1 + len(lexicon.fields) + 1)
+        self.absent = NULL * (1 + len(lexicon.fields) + 1)
         strict = msgspec.defstruct(
             "Strict",
             [
@@ -213,33 +219,31 @@ class _RecordCodec:
         )
         self._decode = msgspec.json.Decoder(strict).decode
         self._type = lexicon.nsid
-        self._type_bytes = binary.some_text(lexicon.nsid)
+        self._type_bytes = some_text(lexicon.nsid)
 
     def encode(self, record: bytes) -> bytes:
         """The record part of the body; BadRecord when the record is no JSON value that we can keep."""
         try:
-            values = msgspec.structs.astuple(self._decode(record))
+            record_type, *values = _astuple(self._decode(record))
             parts = [
                 self._type_bytes
-                if values[0] == self._type
-                else binary.NULL
-                if values[0] is UNSET
-                else binary.some_text(values[0])
+                if record_type == self._type
+                else NULL
+                if record_type is UNSET
+                else some_text(record_type)
             ]
-            parts += [
-                null if value is UNSET else encode(value)
-                for value, encode, null in zip(values[1:], self._strict_encoders, self._nulls, strict=True)
-            ]
+            for value, encode, null in zip(values, self._strict_encoders, self._nulls, strict=True):
+                parts.append(null if value is UNSET else encode(value))
             if self._is_post:
                 parts.append(self._derive_strict(values))
-            parts.append(binary.NULL)
+            parts.append(NULL)
             return b"".join(parts)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return self._encode_loose(loads(record))
 
-    def _derive_strict(self, values: tuple[Any, ...]) -> bytes:
+    def _derive_strict(self, values: list[Any]) -> bytes:
         index = self._index
-        embed, facets, labels, tags = (values[1 + index[name]] for name in ("embed", "facets", "labels", "tags"))
+        embed, facets, labels, tags = (values[index[name]] for name in ("embed", "facets", "labels", "tags"))
         if embed is UNSET and facets is UNSET and labels is UNSET and tags is UNSET:
             return self._no_derived
         decode = msgspec.json.decode
@@ -252,18 +256,18 @@ class _RecordCodec:
 
     def _encode_loose(self, record: Any) -> bytes:
         if not isinstance(record, dict):
-            return self.absent[:-1] + binary.some_text(dumps(record))
+            return self.absent[:-1] + some_text(dumps(record))
         rest = dict(record)
-        parts = [binary.NULL]
+        parts = [NULL]
         if _is_text(rest.get("$type")):
-            parts[0] = binary.some_text(rest.pop("$type"))
+            parts[0] = some_text(rest.pop("$type"))
         for member, null in zip(self._members, self._nulls, strict=True):
             parts.append(self._loose_member(member, rest) or null)
         if self._is_post:
             parts.append(
                 _derived_bytes(record.get("embed"), record.get("facets"), record.get("labels"), record.get("tags"))
             )
-        parts.append(binary.some_text(dumps(rest)) if rest else binary.NULL)
+        parts.append(some_text(dumps(rest)) if rest else NULL)
         return b"".join(parts)
 
     @staticmethod
@@ -276,7 +280,7 @@ class _RecordCodec:
 class _OtherCodec:
     """Encodes a record of an unknown collection: its JSON text as it came."""
 
-    absent = binary.NULL * 2
+    absent = NULL * 2
 
     @staticmethod
     def encode(record: bytes) -> bytes:
@@ -285,9 +289,11 @@ class _OtherCodec:
             record.decode()
         except UnicodeDecodeError as error:
             raise BadRecord(DeadLetterReason.INVALID_UTF8, str(error)) from None
-        return binary.NULL + binary.some_utf8(record)
+        return NULL + binary.some_utf8(record)
 
 
+_OTHER: Final = (OTHER, _OtherCodec())
+_COMMIT: Final = binary.text("commit")
 _UPSTREAM_FIELDS: dict[str, tuple[tuple[str, Kind], ...]] = {
     "identity": (("handle", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
     "account": (("active", Kind.BOOLEAN), ("status", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
@@ -304,11 +310,9 @@ class EventEncoder:
     def __init__(self, source_host: str, protocol: str) -> None:
         self._host = binary.text(source_host) + binary.text(protocol)
         self._received = (-1, b"")
-        self._codecs: dict[str, tuple[str, _RecordCodec | _OtherCodec]] = {
-            nsid: (PREFIX + nsid, _RecordCodec(lexicon)) for nsid, lexicon in LEXICONS.items()
+        self._codecs: dict[str, tuple[str, _RecordCodec | _OtherCodec, bytes]] = {
+            nsid: (PREFIX + nsid, _RecordCodec(lexicon), some_text(nsid)) for nsid, lexicon in LEXICONS.items()
         }
-        self._other = (OTHER, _OtherCodec())
-        self._commit = binary.text("commit")
 
     def commit(
         self,
@@ -333,30 +337,35 @@ class EventEncoder:
         encoded_operation = OPERATIONS.get(operation)
         if encoded_operation is None:
             raise BadRecord(DeadLetterReason.UNKNOWN_OPERATION, f"operation {operation[:40]!r}")
-        topic, codec = self._codecs.get(collection, self._other)
-        if record is not None:
-            record_part = codec.encode(record)
-        elif operation == "delete":
-            record_part = codec.absent
-        else:
-            raise BadRecord(DeadLetterReason.MISSING_RECORD, f"{operation} without a record")
         try:
+            topic, codec, collection_bytes = self._codecs.get(collection) or (*_OTHER, some_text(collection))
+            if record is not None:
+                record_part = codec.encode(record)
+            elif operation == "delete":
+                record_part = codec.absent
+            else:
+                raise BadRecord(DeadLetterReason.MISSING_RECORD, f"{operation} without a record")
+            # Written out instead of one call per field: the calls alone would cost half of the budget per event.
+            did_raw, rkey_raw, rev_raw = did.encode(), rkey.encode(), rev.encode()
             return topic, b"".join(
                 (
                     binary.long(time_us),
-                    binary.text(did),
-                    self._commit,
+                    LENGTH[len(did_raw)],
+                    did_raw,
+                    _COMMIT,
                     encoded_operation,
-                    binary.some_text(collection),
-                    binary.some_text(rkey),
-                    binary.some_text(rev),
-                    binary.some_text(cid),
+                    collection_bytes,
+                    SOME_LENGTH[len(rkey_raw)],
+                    rkey_raw,
+                    SOME_LENGTH[len(rev_raw)],
+                    rev_raw,
+                    some_text(cid),
                     self._host,
-                    binary.some_long(seq),
-                    self._received_bytes(received_us),
-                    binary.TRUE if replayed else binary.FALSE,
-                    binary.TRUE if resync else binary.FALSE,
-                    binary.some_text(envelope_json),
+                    some_long(seq),
+                    self._received[1] if self._received[0] == received_us else self._received_bytes(received_us),
+                    TRUE if replayed else FALSE,
+                    TRUE if resync else FALSE,
+                    NULL if envelope_json is None else some_text(envelope_json),
                     record_part,
                 )
             )
@@ -441,32 +450,32 @@ class EventEncoder:
             value = rest.get(name)
             if kind == "sync" and name == "blocks":
                 plain = isinstance(value, dict) and value.keys() == {"$bytes"} and _is_text(value["$bytes"])
-                fields.append(binary.some_text(value["$bytes"]) if plain and value else binary.NULL)
+                fields.append(some_text(value["$bytes"]) if plain and value else NULL)
                 if plain:
                     del rest[name]
             elif name in rest and _FITS[field_kind](value):
                 fields.append(_LOOSE_ENCODERS[field_kind](rest.pop(name)))
                 rev = value if name == "rev" else rev
             else:
-                fields.append(binary.NULL)
+                fields.append(NULL)
         try:
             return b"".join(
                 (
                     binary.long(time_us),
                     binary.text(did),
                     binary.text(kind),
-                    binary.NULL * 3,
-                    binary.some_text(rev),
-                    binary.NULL,
+                    NULL * 3,
+                    some_text(rev),
+                    NULL,
                     self._host,
-                    binary.some_long(seq),
+                    some_long(seq),
                     self._received_bytes(received_us),
-                    binary.TRUE if replayed else binary.FALSE,
-                    binary.TRUE if resync else binary.FALSE,
-                    binary.some_text(envelope_json),
-                    binary.NULL,
+                    TRUE if replayed else FALSE,
+                    TRUE if resync else FALSE,
+                    some_text(envelope_json),
+                    NULL,
                     *fields,
-                    binary.some_text(dumps(rest)) if rest else binary.NULL,
+                    some_text(dumps(rest)) if rest else NULL,
                 )
             )
         except UnicodeEncodeError as error:
