@@ -1,0 +1,1 @@
+"""Topics to lake: the writer (poll, decode, batch, commit), replay and maintenance."""

@@ -1,0 +1,299 @@
+"""The consumer group seen from the writer: polling into columns, assignment, lag. Imports the Kafka client for this room.
+
+The group only decides who reads which partition. Where reading starts is the manifest's business: every assignment is
+answered with the manifest's offsets, and offsets committed to Kafka are a lag metric for people and dashboards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import confluent_kafka
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException
+
+from consumers.config import WriterConfig
+from consumers.decode import TopicRecords
+from consumers.errors import BrokerUnusable, Rejoin
+from lake.manifest import TopicPartition
+
+log = logging.getLogger("explorer.consumers")
+
+ConsumerFactory = Callable[..., confluent_kafka.Consumer]
+"""`factory(group, **overrides)`: a new client; overrides are librdkafka settings."""
+ProducerFactory = Callable[..., confluent_kafka.Producer]
+"""`factory(**overrides)`: a new idempotent producer."""
+
+_DENIED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._AUTHENTICATION,
+    }
+)
+
+
+class PartitionOwner(Protocol):
+    """What the membership tells its user; called from inside `GroupConsumer.poll` and `close`, on their thread."""
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """New partitions; returns the offset at which to read each."""
+
+    def revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions about to be given away; may block to commit what is buffered, within one deadline."""
+
+    def lost(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions that belong to somebody else already; nothing of them may be committed."""
+
+    def unreadable(self, partition: TopicPartition, low: int, high: int) -> int:
+        """The broker has no record at the position asked for, only [low, high); returns where to go on."""
+
+
+def consumer_overrides(config: WriterConfig) -> dict[str, Any]:
+    """The librdkafka settings on which the writer's correctness and bounds rest."""
+    overrides: dict[str, Any] = {
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # A position the broker does not have must be noticed, never jumped over.
+        "auto.offset.reset": "error",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": int(config.session_timeout_seconds * 1000),
+        "heartbeat.interval.ms": int(config.session_timeout_seconds * 1000 / 5),
+        "max.poll.interval.ms": int(config.max_poll_interval_seconds * 1000),
+        "queued.max.messages.kbytes": config.prefetch_bytes // 1024,
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 20,
+        "topic.metadata.refresh.interval.ms": 10_000,
+    }
+    if config.instance_id is not None:
+        overrides["group.instance.id"] = config.instance_id
+    return overrides
+
+
+class GroupConsumer:
+    """One membership in the consumer group, from subscribing to `close`. Not for use from several threads."""
+
+    def __init__(self, consumer: confluent_kafka.Consumer, topics: Sequence[str], owner: PartitionOwner) -> None:
+        """Subscribes at once; takes over `consumer`, which `close` closes."""
+        self._consumer = consumer
+        self._owner = owner
+        self._assigned: set[TopicPartition] = set()
+        self._paused = False
+        self._failure: BaseException | None = None
+        self._complained: set[str] = set()
+        consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    @property
+    def assigned(self) -> frozenset[TopicPartition]:
+        """The partitions this member owns now."""
+        return frozenset(self._assigned)
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` is in force."""
+        return self._paused
+
+    def poll(
+        self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None = None
+    ) -> list[TopicRecords]:
+        """Wait up to `timeout` seconds for up to `max_messages` messages, grouped by topic.
+
+        Blocks longer only while an assignment or revocation is answered. `carriers`, when given, receives the trace
+        headers found. Raises Rejoin, BrokerUnusable, and whatever the owner's callbacks raised.
+        """
+        messages = self._call(lambda: self._consumer.consume(max_messages, timeout))
+        by_topic: dict[str, list[confluent_kafka.Message]] = defaultdict(list)
+        for message in messages:
+            if (error := message.error()) is None:
+                by_topic[message.topic()].append(message)
+            else:
+                self._on_error(error, TopicPartition(message.topic() or "", message.partition() or 0))
+        if carriers is not None:
+            carriers += _carriers(messages)
+        return [_columns(topic, found) for topic, found in by_topic.items()]
+
+    def pause(self) -> None:
+        """Fetch nothing more until `resume`, but stay in the group; new assignments are paused as well."""
+        if not self._paused:
+            self._paused = True
+            self._consumer.pause(_to_kafka(self._assigned))
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(_to_kafka(self._assigned))
+
+    def note_progress(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Tell the broker how far the manifest is, without waiting: nothing but a lag metric depends on it."""
+        offsets = [
+            confluent_kafka.TopicPartition(partition.topic, partition.partition, offset)
+            for partition, offset in next_offsets.items()
+            if partition in self._assigned
+        ]
+        try:
+            if offsets:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            log.warning("offsets were not reported to the broker", extra={"error": str(error)})
+
+    def lag(self, next_offsets: Mapping[TopicPartition, int]) -> int:
+        """Messages between `next_offsets` and the ends of the assigned partitions, as of the last fetches."""
+        total = 0
+        for partition in self._assigned:
+            try:
+                _, high = self._consumer.get_watermark_offsets(_to_kafka([partition])[0], cached=True)
+            except KafkaException:
+                continue
+            total += max(0, high - next_offsets.get(partition, 0))
+        return total
+
+    def close(self) -> None:
+        """Leave the group; the owner's `revoked` is called for what is still assigned. Raises what it raised."""
+        self._call(self._consumer.close)
+
+    def _call(self, operation: Callable[[], Any]) -> Any:
+        """Run a client call; errors of callbacks inside it surface here rather than inside the C library."""
+        try:
+            result = operation()
+        except KafkaException as error:
+            raise _unusable(error.args[0]) from error
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return result
+
+    def _on_assign(self, consumer: confluent_kafka.Consumer, given: list[confluent_kafka.TopicPartition]) -> None:
+        partitions = _from_kafka(given)
+        try:
+            offsets = self._owner.assigned(partitions) if partitions else {}
+        except BaseException as error:
+            self._failure = error
+            consumer.incremental_assign([])
+            return
+        self._assigned |= offsets.keys()
+        consumer.incremental_assign(
+            [confluent_kafka.TopicPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
+        )
+        if self._paused:
+            consumer.pause(_to_kafka(partitions))
+        log.info("partitions assigned", extra={"added": len(partitions), "assigned": len(self._assigned)})
+
+    def _on_revoke(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
+        self._release(consumer, taken, self._owner.revoked, "partitions revoked")
+
+    def _on_lost(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
+        self._release(consumer, taken, self._owner.lost, "partitions lost")
+
+    def _release(
+        self,
+        consumer: confluent_kafka.Consumer,
+        taken: list[confluent_kafka.TopicPartition],
+        tell: Callable[[Collection[TopicPartition]], None],
+        what: str,
+    ) -> None:
+        partitions = _from_kafka(taken)
+        try:
+            tell(partitions)
+        except BaseException as error:
+            self._failure = error
+        self._assigned.difference_update(partitions)
+        consumer.incremental_unassign(taken)
+        log.info(what, extra={"removed": len(partitions), "assigned": len(self._assigned)})
+
+    def _on_error(self, error: KafkaError, partition: TopicPartition) -> None:
+        code = error.code()
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            if partition in self._assigned:
+                target = _to_kafka([partition])[0]
+                low, high = self._call(lambda: self._consumer.get_watermark_offsets(target, timeout=10.0))
+                target.offset = self._owner.unreadable(partition, low, high)
+                self._call(lambda: self._consumer.seek(target))
+        elif code == KafkaError._MAX_POLL_EXCEEDED:
+            raise Rejoin("the loop did not turn within the poll interval")
+        elif error.fatal() or code in _DENIED:
+            raise _unusable(error)
+        elif error.str() not in self._complained:
+            self._complained.add(error.str())
+            log.warning("the broker reports an error, going on", extra={"error": error.str(), "topic": partition.topic})
+
+
+def _unusable(error: KafkaError) -> Exception:
+    if error.code() == KafkaError.FENCED_INSTANCE_ID:
+        return BrokerUnusable(
+            "another writer joined the group under the same instance id",
+            "Give every running writer its own EXPLORER_WRITER_INSTANCE_ID, or stop the other one.",
+        )
+    if error.code() in _DENIED:
+        return BrokerUnusable(f"the broker denies access: {error.str()}", "Check the Kafka credentials and ACLs.")
+    if error.fatal():
+        return BrokerUnusable(f"the Kafka client gave up: {error.str()}", "Start the writer again.")
+    return Rejoin(error.str())
+
+
+def _columns(topic: str, messages: list[confluent_kafka.Message]) -> TopicRecords:
+    count = len(messages)
+    return TopicRecords(
+        topic,
+        np.fromiter((m.partition() for m in messages), np.int32, count),
+        np.fromiter((m.offset() for m in messages), np.int64, count),
+        np.fromiter((m.timestamp()[1] for m in messages), np.int64, count),
+        [m.key() for m in messages],
+        [m.value() for m in messages],
+    )
+
+
+def _carriers(messages: Sequence[confluent_kafka.Message]) -> list[dict[str, str]]:
+    """The headers of the messages that have any: the first message of each produced batch."""
+    return [
+        {name: value.decode("ascii", "replace") for name, value in dict(headers).items() if isinstance(value, bytes)}
+        for headers in (m.headers() for m in messages if m.error() is None)
+        if headers
+    ]
+
+
+def _to_kafka(partitions: Collection[TopicPartition]) -> list[confluent_kafka.TopicPartition]:
+    return [confluent_kafka.TopicPartition(p.topic, p.partition) for p in partitions]
+
+
+def _from_kafka(partitions: Sequence[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
+    return [TopicPartition(p.topic, p.partition) for p in partitions]
+
+
+class Publisher:
+    """Publishes a few messages and waits for their acknowledgements."""
+
+    def __init__(self, producer: confluent_kafka.Producer) -> None:
+        self._producer = producer
+
+    def publish(self, topic: str, messages: Sequence[tuple[bytes | None, bytes]], timeout: float) -> int:
+        """Send (key, value) pairs, wait up to `timeout` seconds; returns how many were not acknowledged."""
+        acknowledged = 0
+
+        def on_delivery(error: KafkaError | None, _: confluent_kafka.Message) -> None:
+            nonlocal acknowledged
+            if error is None:
+                acknowledged += 1
+            else:
+                log.warning("a message was not delivered", extra={"topic": topic, "error": error.str()})
+
+        for key, value in messages:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=on_delivery)
+            except BufferError:
+                self._producer.flush(timeout)
+                self._producer.produce(topic, value, key, on_delivery=on_delivery)
+            except KafkaException as error:
+                log.warning("a message was refused", extra={"topic": topic, "error": str(error)})
+        self._producer.flush(timeout)
+        return len(messages) - acknowledged
+
+    def close(self) -> None:
+        """Drop what is still queued; blocks for a moment at most."""
+        self._producer.purge()
+        self._producer.flush(1.0)
