@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,3 +207,20 @@ def test_damaged_bodies_are_refused() -> None:
     for damaged in (body[:-1], body + b"\x00", b"", b"\xff" * 40):
         with pytest.raises(BadRecord):
             decode_body(latest("app.bsky.feed.like"), damaged)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "schemas" / "examples").glob("*.json")), ids=lambda f: f.stem
+)
+def test_every_example_record_is_rebuilt_exactly(file: Path) -> None:
+    examples = json.loads(file.read_text())
+    assert examples
+    for record in examples:
+        for ascii_only in (True, False):
+            row = encode(file.stem, record, ascii_only=ascii_only)
+            assert same(record_json(row), record)
+
+
+def test_every_known_lexicon_has_an_example() -> None:
+    stems = {file.stem for file in (Path(__file__).parents[2] / "schemas" / "examples").glob("*.json")}
+    assert stems >= LEXICONS.keys()
