@@ -546,7 +546,7 @@ def now_us() -> int:
 def _live_file(row: Sequence[Any], version: int | None) -> LiveFile:
     applied = row[10]
     pending = applied is None or (version is not None and applied > version)
-    return LiveFile(*row[:10], pending and row[9] > 0, row[11], row[12])
+    return LiveFile(*(*row[:10], pending and row[9] > 0, row[11], row[12]))
 
 
 def _span_values(span: Span) -> tuple[object, ...]:

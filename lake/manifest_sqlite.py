@@ -92,7 +92,8 @@ class SqliteManifest(SqlManifest):
             connection.rollback()
             if isinstance(error, sqlite3.OperationalError):
                 raise ManifestUnavailable(
-                    f"The manifest {self._path} refused a change: {error}.", "Look for a full disk or wrong permissions."
+                    f"The manifest {self._path} refused a change: {error}.",
+                    "Look for a full disk or wrong permissions.",
                 ) from error
             raise
         try:
