@@ -10,7 +10,8 @@ from pipeline.kafka import KafkaSettings, check_reachable, make_admin, make_cons
 
 def test_a_message_goes_in_and_comes_out(kafka_broker: KafkaSettings) -> None:
     assert check_reachable(kafka_broker)
-    make_admin(kafka_broker).create_topics([NewTopic("fixture-check", 1)])["fixture-check"].result(30)
+    admin = make_admin(kafka_broker)
+    admin.create_topics([NewTopic("fixture-check", 1)])["fixture-check"].result(30)
     producer = make_producer(kafka_broker)
     producer.produce("fixture-check", value=b"hello", key=b"did:plc:1", timestamp=1_700_000_000_000)
     assert producer.flush(30) == 0
