@@ -24,6 +24,13 @@ VERSION = "0.1.0"
 # name → (module, attribute, help for the list of commands); a test holds that each exists and has an example.
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "up": ("pipeline.commands_run", "up", "start and supervise the whole pipeline on this machine"),
+    "producer": ("pipeline.commands_run", "producer", "socket to topics"),
+    "writer": ("pipeline.commands_run", "writer", "topics to lake"),
+    "maintain": ("pipeline.commands_run", "maintain", "roll, erase and tidy the lake"),
+    "api": ("pipeline.commands_run", "api", "lake to HTTP, and the page"),
+    "simulator": ("pipeline.commands_run", "simulator", "a synthetic Jetstream network"),
+    "broker": ("pipeline.commands_broker", "broker", "the embedded Kafka broker"),
+    "topics": ("pipeline.commands_topics", "topics", "make the broker agree with schemas/topics"),
     "settings": ("pipeline.commands_settings", "settings", "print every setting, its value and where it came from"),
 }
 

@@ -13,33 +13,37 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.config import ApiSettings
 from consumers.config import MaintenanceConfig, ReplayConfig, WriterConfig
 from pipeline.errors import SettingsError
 from pipeline.kafka import KafkaSettings
 from pipeline.logs import LogSettings
 from pipeline.settings_tree import Layer, Value, document_layer, environment_layer, leaves, resolve
 from pipeline.supervisor import SupervisorSettings
+from producers.config import ProducerSettings, SourceSettings
 from simulator.config import SimulatorSettings
 
 CONFIG_VARIABLE = "EXPLORER_CONFIG"
 PROFILE_VARIABLE = "EXPLORER_PROFILE"
 # Names with a meaning outside the tree: where settings are, and who supervises.
 OUTSIDE_THE_TREE = frozenset({CONFIG_VARIABLE, PROFILE_VARIABLE, "EXPLORER_SUPERVISOR"})
+CHOSEN = ("api.port", "simulator.port")
 PROFILES = ("live", "demo")
-UP_FILE = "up.json"
 
 
-class SourceSettings(BaseModel):
-    """Where events come from."""
+class BrokerSettings(BaseModel):
+    """The embedded broker, used when no other is named by EXPLORER_KAFKA_BOOTSTRAP."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hosts: tuple[str, ...] = Field((), description="Jetstream servers in order of preference, ws:// or wss://")
-    protocol: Literal["auto", "v1", "v2"] = Field("auto", description="wire of the servers; auto finds out")
+    home: Path = Field(Path(".local/live/kafka"), description="folder of the embedded broker's data and logs")
+    port: int | None = Field(None, ge=1, le=65535, description="client port; a free one is chosen once and remembered")
+    heap_mb: int = Field(384, ge=128, le=512, description="Java heap of the embedded broker in MB")
+    ready_seconds: float = Field(120.0, gt=0, le=3600, description="how long the embedded broker may take to be ready")
 
 
 class Settings(BaseModel):
@@ -53,9 +57,12 @@ class Settings(BaseModel):
     schema_registry: str | None = Field(None, description="URL of a schema registry; without one, no registry is used")
     source: SourceSettings
     kafka: KafkaSettings
+    broker: BrokerSettings
+    producer: ProducerSettings
     writer: WriterConfig
     maintain: MaintenanceConfig
     replay: ReplayConfig
+    api: ApiSettings
     simulator: SimulatorSettings
     supervisor: SupervisorSettings
     log: LogSettings
@@ -107,6 +114,13 @@ def load(environ: Mapping[str, str] | None = None, *, overrides: Mapping[str, An
     return Loaded(settings, profile, tuple(values))
 
 
+def with_profile(profile: str | None) -> Loaded:
+    """As `load`, for the profile that a command was given; child processes inherit it. None keeps the one in force."""
+    if profile is not None:
+        os.environ[PROFILE_VARIABLE] = profile
+    return load()
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -129,21 +143,44 @@ def _derived(profile: str, layers: list[Layer]) -> Layer:
 
     state = Path(given("state") or Path(".local") / profile)
     lake = str(given("lake") or state / "lake")
-    running = read_up_file(state)
+    broker_home = Path(given("broker", "home") or state / "kafka")
     values: dict[tuple[str, ...], Any] = {
         ("state",): state,
         ("lake",): lake,
         ("manifest",): str(given("manifest") or Path(lake) / "manifest.sqlite"),
         ("simulator", "data_dir"): state / "simulator",
-        ("kafka", "bootstrap"): running.get("bootstrap", "127.0.0.1:9092"),
+        ("api", "state_dir"): state / "api",
+        ("broker", "home"): broker_home,
+        ("kafka", "bootstrap"): _embedded_bootstrap(broker_home),
     }
+    values |= _chosen(state)
+    if profile == "demo":
+        simulator = (
+            values.get(("simulator", "port"))
+            or given("simulator", "port")
+            or SimulatorSettings.model_fields["port"].default
+        )
+        values["source", "hosts"] = [f"ws://127.0.0.1:{simulator}"]
+        values["source", "start"] = "oldest"
     return Layer(f"profile {profile}", values)
 
 
-def read_up_file(state: Path) -> dict[str, Any]:
-    """What a running `up` wrote down about itself (addresses, process id); empty when none did."""
+def chosen_file(state: Path) -> Path:
+    """Where `up` remembers the ports it chose because the usual ones were taken."""
+    return state / "chosen.json"
+
+
+def _chosen(state: Path) -> dict[tuple[str, ...], Any]:
     try:
-        found = json.loads((state / UP_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(chosen_file(state).read_text(encoding="utf-8"))
+        return {tuple(name.split(".")): int(port) for name, port in found.items() if name in CHOSEN}
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _embedded_bootstrap(home: Path) -> str:
+    """The address that the embedded broker of `home` remembers; Kafka's usual one before its first start."""
+    try:
+        return f"127.0.0.1:{int(json.loads((home / 'broker.json').read_text(encoding='utf-8'))['port'])}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "127.0.0.1:9092"

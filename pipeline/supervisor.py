@@ -31,7 +31,9 @@ class SupervisorSettings(BaseModel):
     healthy_seconds: float = Field(30.0, gt=0, description="a child that lived this long starts again without a wait")
     drain_seconds: float = Field(30.0, gt=0, description="how long a process may drain after it is told to stop")
     kill_grace_seconds: float = Field(5.0, gt=0, description="further wait before a child that still runs is killed")
-    broker_ready_seconds: float = Field(120.0, gt=0, description="how long the embedded broker may take to be ready")
+    simulator_ready_seconds: float = Field(
+        120.0, gt=0, description="how long the simulator may take to make its history"
+    )
     demo_drain_seconds: float = Field(120.0, gt=0, description="how long the demo waits for lag zero at its end")
     plain_interval_seconds: float = Field(5.0, gt=0, description="time between status lines when not on a terminal")
 

@@ -1,0 +1,93 @@
+"""How each process is put together: the rooms' services with the settings and clients they need.
+
+One function per process; each returns what `pipeline.runtime.run_service` calls with the process's `report`. Rooms are
+imported inside, so that a process loads its own room only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from pipeline.kafka import check_reachable, make_consumer, make_producer
+from pipeline.runtime import Report, Service
+from pipeline.settings import Settings
+
+Make = Callable[[Report], Service]
+
+
+def producer(settings: Settings) -> Make:
+    """Socket to topics. Raises KafkaUnreachableError when there is no broker to publish to."""
+
+    def make(report: Report) -> Service:
+        from producers.service import ProducerService
+
+        check_reachable(settings.kafka)
+        return ProducerService(
+            settings.source,
+            settings.producer,
+            framing=framing(settings),
+            producer_factory=partial(make_producer, settings.kafka),
+            consumer_factory=partial(make_consumer, settings.kafka),
+            report=report,
+        )
+
+    return make
+
+
+def writer(settings: Settings) -> Make:
+    """Topics to lake. Makes the manifest if there is none."""
+
+    def make(report: Report) -> Service:
+        from consumers.service import WriterService
+        from lake.manifest import open_manifest
+        from lake.store import LakeStore
+
+        check_reachable(settings.kafka)
+        return WriterService(
+            settings.writer,
+            open_manifest(settings.manifest, create=True),
+            LakeStore(settings.lake),
+            consumer_factory=partial(make_consumer, settings.kafka),
+            producer_factory=partial(make_producer, settings.kafka),
+            report=report,
+        )
+
+    return make
+
+
+def maintain(settings: Settings) -> Make:
+    """Rolling, erasure, retention, clean-up."""
+
+    def make(report: Report) -> Service:
+        from consumers.service import MaintenanceService
+        from lake.manifest import open_manifest
+        from lake.store import LakeStore
+
+        return MaintenanceService(
+            settings.maintain, open_manifest(settings.manifest, create=True), LakeStore(settings.lake), report
+        )
+
+    return make
+
+
+def simulator(settings: Settings) -> Make:
+    """The synthetic network."""
+
+    def make(report: Report) -> Service:
+        from simulator.service import SimulatorService
+
+        return SimulatorService(settings.simulator, report)
+
+    return make
+
+
+def api(settings: Settings) -> Make:
+    """Lake to HTTP."""
+
+    def make(report: Report) -> Service:
+        from api.service import ApiService
+
+        return ApiService(settings.api, settings.lake, settings.manifest, report)
+
+    return make

@@ -1,0 +1,403 @@
+"""`post-explorer up`: the whole pipeline as supervised processes on this machine.
+
+Starts in the order in which each part needs the one before, shows what happens, and stops in the order in which data
+flows, so that everything accepted is committed: source first, broker last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+
+from lake.errors import LakeError
+from lake.manifest import Manifest, open_manifest
+from pipeline import display
+from pipeline.errors import SupervisionError
+from pipeline.kafka import KafkaSettings, check_reachable, make_admin
+from pipeline.local_broker import LocalBroker
+from pipeline.settings import Loaded, Settings, chosen_file
+from pipeline.status import read_status
+from pipeline.supervisor import ChildEvent, ChildSpec, Supervisor, explorer_command
+from pipeline.topics import apply_topics
+
+# Who stops before whom: sources, then what carries their events into the lake, then what reads it, the broker last.
+STOP_ORDER = ("simulator", "producer", "writer", "maintain", "api", "broker")
+_POLL_SECONDS = 0.2
+_RATE_WINDOW = 10
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What `up` was asked to run. `duration` in seconds counts from the moment all processes were started."""
+
+    demo: bool
+    duration: float | None = None
+
+
+class Up:
+    """One run of the local stack. All methods belong to the main thread; `stop` may be set from anywhere."""
+
+    def __init__(self, loaded: Loaded, options: UpOptions, console: Console) -> None:
+        self.settings: Settings = loaded.settings
+        self.options = options
+        self.stop = threading.Event()
+        self.console = console
+        self._embedded = loaded.origin("kafka.bootstrap").startswith("profile")
+        self._profile = loaded.profile
+        self._environment = choose_ports(loaded, demo=options.demo)
+        self._messages: deque[str] = deque(maxlen=4)
+        self._committed: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        self._manifest: Manifest | None = None
+        self._started = time.monotonic()
+        self._supervisor: Supervisor | None = None
+        self._live: Live | None = None
+        self.aborted = False
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """How to reach the broker that this run uses."""
+        return self.settings.kafka.model_copy(update={"bootstrap": self.bootstrap})
+
+    @property
+    def bootstrap(self) -> str:
+        """Address of the broker that this run uses."""
+        return self._environment.get("EXPLORER_KAFKA_BOOTSTRAP", self.settings.kafka.bootstrap)
+
+    @property
+    def api_url(self) -> str:
+        """Where the API of this run answers."""
+        return f"http://{self.settings.api.host}:{self._port('EXPLORER_API_PORT', self.settings.api.port)}"
+
+    @property
+    def simulator_url(self) -> str:
+        """Where the simulator of this run answers (demo only)."""
+        simulator = self.settings.simulator
+        return f"http://{simulator.host}:{self._port('EXPLORER_SIMULATOR_PORT', simulator.port)}"
+
+    def run(self, at_end: Callable[[Up], bool] | None = None) -> bool:
+        """Starts everything, watches until stopped or `duration` is over, drains and stops. Blocks.
+
+        `at_end` is called before the processes are stopped, unless the run was cut short by a second Ctrl-C, and its
+        answer returned; True without it. Raises SupervisionError when the stack cannot be started.
+        """
+        with self._signals(), locked(self.settings.state) as lock:
+            self._supervisor = supervisor = Supervisor(self.settings.supervisor, self.settings.log_folder, [lock])
+            try:
+                self._start(supervisor)
+                self._watch(supervisor)
+                return at_end(self) if at_end is not None else True
+            finally:
+                self._shut_down(supervisor)
+
+    def say(self, text: str) -> None:
+        """One line for the person who watches: kept in the live block for a while, and above it for good."""
+        self._messages.append(text)
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def status(self, process: str) -> dict[str, Any]:
+        """The latest report of one process; empty before its first."""
+        return read_status(self.settings.status_folder, process) or {}
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, read-only; None until the writer has made it."""
+        if self._manifest is None:
+            with contextlib.suppress(LakeError):
+                self._manifest = open_manifest(self.settings.manifest, read_only=True)
+        return self._manifest
+
+    def tick(self) -> None:
+        """Looks after the children once and lets a moment pass; used by whoever waits while the stack runs."""
+        assert self._supervisor is not None
+        for event in self._supervisor.poll():
+            self._tell(event)
+        time.sleep(_POLL_SECONDS)
+
+    def pause_source(self) -> None:
+        """Makes the simulator generate no further events; its connections stay open."""
+        try:
+            httpx.post(f"{self.simulator_url}/_simulator/pause", timeout=5.0).raise_for_status()
+        except httpx.HTTPError as error:
+            raise SupervisionError(
+                f"the simulator at {self.simulator_url} did not pause: {error}", "see its log in the logs folder"
+            ) from error
+
+    # ------------------------------------------------------------------ starting
+
+    def _start(self, supervisor: Supervisor) -> None:
+        if self._embedded:
+            self._start_broker(supervisor)
+        self._apply_topics()
+        if self.options.demo:
+            self._child(supervisor, "simulator")
+            self._wait_simulator()
+        for name in ("writer", "producer", "maintain", "api"):
+            self._child(supervisor, name)
+        self._started = time.monotonic()
+        self.say(f"started: {', '.join(supervisor.names())}; logs in {self.settings.log_folder}")
+
+    def _child(self, supervisor: Supervisor, name: str, *arguments: str) -> None:
+        (self.settings.status_folder / f"{name}.json").unlink(missing_ok=True)
+        environment = {**self._environment, "EXPLORER_LOG_FILE": str(self.settings.log_folder / f"{name}.log")}
+        supervisor.start(ChildSpec(name, explorer_command(*(arguments or (name,))), environment))
+
+    def _start_broker(self, supervisor: Supervisor) -> None:
+        broker = LocalBroker(self.settings.broker.home, port=self.settings.broker.port)
+        self.say("starting the embedded Kafka broker (the first time its jars are fetched)")
+        self._child(supervisor, "broker", "broker", "run")
+        deadline = time.monotonic() + self.settings.broker.ready_seconds
+        while not (status := broker.status(1.0)).ready:
+            self._fail_early("broker", deadline, f"was not ready within {self.settings.broker.ready_seconds:g} s")
+        assert status.bootstrap is not None
+        self._environment["EXPLORER_KAFKA_BOOTSTRAP"] = status.bootstrap
+
+    def _apply_topics(self) -> None:
+        check_reachable(self.kafka)
+        admin = make_admin(self.kafka)
+        before, after = apply_topics(admin)
+        for drift in after.drifts:
+            self.say(f"topics: {drift}")
+        if before is not after:
+            self.say(f"topics: {len(before.drifts) - len(after.drifts)} differences from schemas/topics removed")
+
+    def _wait_simulator(self) -> None:
+        hours = self.settings.simulator.history_hours
+        self.say(f"starting the simulator ({hours:g} h of history first)")
+        deadline = time.monotonic() + self.settings.supervisor.simulator_ready_seconds
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.simulator_url}/_simulator/status", timeout=2.0).status_code == 200:
+                    return
+            self._fail_early("simulator", deadline, "did not answer in time")
+
+    def _fail_early(self, name: str, deadline: float, late: str) -> None:
+        """Between two looks at a child that has to become ready: raises when it died or the time is over."""
+        assert self._supervisor is not None
+        if self.stop.is_set():
+            raise SupervisionError("stopped before everything was started")
+        if self._supervisor.pid(name) is None:
+            report = self.status(name)
+            output = self._supervisor.output_path(name).read_text(encoding="utf-8", errors="replace").strip()
+            raise SupervisionError(
+                f"{name} ended before it was ready: {report.get('error') or output or 'it said nothing'}",
+                str(report.get("remedy") or f"see {self.settings.log_folder / name}.log"),
+            )
+        if time.monotonic() > deadline:
+            raise SupervisionError(f"{name} {late}", f"see {self.settings.log_folder / name}.log")
+        time.sleep(_POLL_SECONDS)
+
+    # ------------------------------------------------------------------ watching
+
+    def _watch(self, supervisor: Supervisor) -> None:
+        interactive = self.console.is_terminal
+        next_line = 0.0
+        with contextlib.ExitStack() as stack:
+            if interactive:
+                self._live = stack.enter_context(
+                    Live(console=self.console, refresh_per_second=4, transient=False, redirect_stderr=False)
+                )
+            else:
+                for name, url in self._urls().items():
+                    self.say(f"{name}: {url}")
+            while not self.stop.is_set():
+                now = time.monotonic()
+                if self.options.duration is not None and now - self._started >= self.options.duration:
+                    break
+                self.tick()
+                if self._live is not None:
+                    self._live.update(display.block(self.view(supervisor)))
+                elif now >= next_line:
+                    next_line = now + self.settings.supervisor.plain_interval_seconds
+                    self.console.print(display.plain_line(self.view(supervisor)), highlight=False, soft_wrap=True)
+        self._live = None
+
+    def view(self, supervisor: Supervisor) -> display.View:
+        """Everything one refresh of the display shows."""
+        elapsed = time.monotonic() - self._started
+        duration = self.options.duration
+        lake = self._lake_view()
+        if lake is not None:
+            self._committed.append((time.monotonic(), lake.rows))
+        rate = None
+        if len(self._committed) > 1:
+            (first, rows), (last, more) = self._committed[0], self._committed[-1]
+            rate = max(more - rows, 0) / max(last - first, 1e-9)
+        return display.View(
+            title=f"post-explorer ({self._profile})",
+            now=time.time(),
+            elapsed=elapsed,
+            remaining=None if duration is None else max(duration - elapsed, 0.0),
+            processes=[
+                display.ProcessView(name, supervisor.pid(name), supervisor.restarts(name), self.status(name))
+                for name in supervisor.names()
+            ],
+            lake=lake,
+            committed_per_second=rate,
+            urls=self._urls(),
+            messages=tuple(self._messages),
+        )
+
+    def _lake_view(self) -> display.LakeView | None:
+        manifest = self.manifest()
+        if manifest is None:
+            return None
+        try:
+            snapshot = manifest.snapshot()
+            totals = [snapshot.totals(table) for table in snapshot.tables()]
+        except LakeError:
+            return None
+        return display.LakeView(
+            snapshot.version,
+            sum(total.rows for total in totals),
+            sum(total.bytes for total in totals),
+            sum(total.files for total in totals),
+            len(totals),
+        )
+
+    def _urls(self) -> dict[str, str]:
+        urls = {"page": f"{self.api_url}/", "API docs": f"{self.api_url}/docs", "Kafka": self.bootstrap}
+        if self.options.demo:
+            urls["simulator"] = self.simulator_url.replace("http://", "ws://")
+        return urls
+
+    def _tell(self, event: ChildEvent) -> None:
+        why = ""
+        if event.failed:
+            report = self.status(event.name)
+            if report.get("state") == "failed":
+                why = f": {report.get('error')} ({report.get('remedy')})"
+        self.say(f"{event.name} {event.text}{why}")
+
+    # ------------------------------------------------------------------ stopping
+
+    def _shut_down(self, supervisor: Supervisor) -> None:
+        if supervisor.names():
+            self.say("stopping: " + ", ".join(name for name in STOP_ORDER if name in supervisor.names()))
+        try:
+            for name in STOP_ORDER:
+                event = supervisor.stop(name)
+                if event is not None and event.failed:
+                    self._tell(event)
+        finally:
+            supervisor.kill_all()
+            if self._manifest is not None:
+                self._manifest.close()
+                self._manifest = None
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal asks for an orderly end; a second one makes the drain short by killing what is left."""
+
+        def on_signal(number: int, frame: object) -> None:
+            if self.stop.is_set() and self._supervisor is not None:
+                self.aborted = True
+                self._supervisor.kill_all()
+            self.stop.set()
+
+        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, on_signal) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _port(self, variable: str, default: int) -> int:
+        return int(self._environment.get(variable, default))
+
+
+@contextlib.contextmanager
+def locked(state: Path) -> Iterator[int]:
+    """Holds `<state>/up.lock` and gives its descriptor, to be inherited by the children.
+
+    The lock is free again when the last of them is gone. Waits a little for an earlier run to go; raises
+    SupervisionError when it does not.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        deadline = time.monotonic() + 45.0
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                if _alive(owner) or time.monotonic() > deadline:
+                    raise SupervisionError(
+                        f"`post-explorer up` already runs on {state} (process {owner or 'unknown'})",
+                        "stop it with Ctrl-C where it runs, or choose another folder with EXPLORER_STATE",
+                    ) from None
+                time.sleep(0.2)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: str) -> bool:
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+
+
+def choose_ports(loaded: Loaded, *, demo: bool) -> dict[str, str]:
+    """Free ports instead of taken ones, where the operator did not insist; remembered in `<state>/chosen.json`.
+
+    Returns the environment variables that tell the children. Raises SupervisionError when a port that was asked for is
+    taken.
+    """
+    settings = loaded.settings
+    wanted = {"api.port": (settings.api.host, settings.api.port)}
+    if demo:
+        wanted["simulator.port"] = (settings.simulator.host, settings.simulator.port)
+    chosen: dict[str, int] = {}
+    for name, (host, port) in wanted.items():
+        if port == 0 or not port_is_free(host, port):
+            if loaded.origin(name) in ("environment", "command line") and port != 0:
+                raise SupervisionError(
+                    f"port {port} of {host} is used by another program",
+                    f"stop that program or choose another port with EXPLORER_{name.replace('.', '_').upper()}",
+                )
+            port = free_port(host)
+        chosen[name] = port
+    path = chosen_file(settings.state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(chosen), encoding="utf-8")
+    environment = {f"EXPLORER_{name.replace('.', '_').upper()}": str(port) for name, port in chosen.items()}
+    if demo:
+        environment["EXPLORER_SOURCE_HOSTS"] = f"ws://{settings.simulator.host}:{chosen['simulator.port']}"
+    return environment
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(host: str) -> int:
+    """A port that nothing listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
