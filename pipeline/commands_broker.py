@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline import broker_probe
+import pipeline.broker_probe as broker_probe
 from pipeline.local_broker import LocalBroker
 from pipeline.runtime import Report, run_service
 from pipeline.settings import Settings, load

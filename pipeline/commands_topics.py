@@ -6,7 +6,7 @@ import json
 
 import click
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its stubs forget to export it
 
 from pipeline.kafka import check_reachable, make_admin
 from pipeline.settings import load
@@ -117,7 +117,8 @@ def _records(admin: AdminClient, partitions: dict[str, int]) -> dict[str, int]:
     """End minus start offset, summed over partitions: an upper bound where a topic is compacted or has transactions."""
     every = [TopicPartition(name, number) for name, count in partitions.items() for number in range(count)]
     totals = dict.fromkeys(partitions, 0)
-    for sign, spec in ((1, OffsetSpec.latest()), (-1, OffsetSpec.earliest())):
+    end, start = OffsetSpec.latest(), OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+    for sign, spec in ((1, end), (-1, start)):
         answers = admin.list_offsets(
             dict.fromkeys(every, spec),
             isolation_level=IsolationLevel.READ_UNCOMMITTED,

@@ -19,6 +19,13 @@ logger = logging.getLogger("explorer.kafka")
 
 BOOTSTRAP_PATTERN: Final = r"^[^\s,:/]+:\d{1,5}(,[^\s,:/]+:\d{1,5})*$"
 LOG_SAME_ERROR_EVERY_SECONDS: Final = 30.0
+CHECK_ATTEMPT_SECONDS: Final = 2.0
+
+CLIENT_DEFAULTS: Final[Mapping[str, object]] = {
+    # librdkafka writes its own lines to stderr, one for each failed connection attempt; `error_logger` says the same once.
+    "log_level": 2,
+    "log.connection.close": False,
+}
 
 PRODUCER_DEFAULTS: Final[Mapping[str, object]] = {
     "enable.idempotence": True,
@@ -154,7 +161,7 @@ def make_admin(settings: KafkaSettings, **overrides: object) -> AdminClient:
 
 def _config(settings: KafkaSettings, defaults: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, Any]:
     named = {_property(name): value for name, value in overrides.items()}
-    return {"error_cb": error_logger(settings), **defaults, **settings.client_config(), **named}
+    return {"error_cb": error_logger(settings), **CLIENT_DEFAULTS, **defaults, **settings.client_config(), **named}
 
 
 def _property(name: str) -> str:
@@ -223,19 +230,24 @@ def explain(error: KafkaError, settings: KafkaSettings) -> tuple[str, str]:
 
 
 def check_reachable(settings: KafkaSettings, timeout: float = 10.0) -> str:
-    """Asks the broker for its cluster id and returns it; waits `timeout` seconds at most.
+    """Asks the broker for its cluster id and returns it; waits `timeout` seconds at most, less if the cause is plain.
 
     Raises KafkaUnreachableError with the likely cause: wrong address, TLS or SASL settings that do not fit the listener.
     """
     seen: list[KafkaError] = []
-    admin = make_admin(settings, error_cb=seen.append, socket_timeout_ms=max(1000, int(timeout * 1000)))
-    try:
-        metadata = admin.list_topics(timeout=timeout)
-    except KafkaException as failure:
-        admin.poll(0)
-        # The call itself only reports a timeout; the connection's own errors came through the callback before it.
-        telling = [error for error in seen if error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)]
-        error = telling[-1] if telling else failure.args[0]
-        reason, remedy = explain(error, settings)
-        raise KafkaUnreachableError(f"Kafka at {settings.bootstrap} cannot be used: {reason}", remedy) from failure
-    return str(metadata.cluster_id)
+    admin = make_admin(settings, error_cb=seen.append)
+    deadline = time.monotonic() + timeout
+    while True:
+        remaining = deadline - time.monotonic()
+        try:
+            return str(admin.list_topics(timeout=max(0.1, min(CHECK_ATTEMPT_SECONDS, remaining))).cluster_id)
+        except KafkaException as failure:
+            admin.poll(0)
+            # The call itself only reports a timeout; the connection's own errors came through the callback before it.
+            unspecific = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)
+            telling = [error for error in seen if error.code() not in unspecific]
+            if telling or remaining <= CHECK_ATTEMPT_SECONDS:
+                reason, remedy = explain(telling[-1] if telling else failure.args[0], settings)
+                raise KafkaUnreachableError(
+                    f"Kafka at {settings.bootstrap} cannot be used: {reason}", remedy
+                ) from failure

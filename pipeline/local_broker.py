@@ -99,6 +99,7 @@ class LocalBroker:
         self._heap_mb = heap_mb
         self._jars = jars
         self._extra = dict(extra_properties or {})
+        self._child: subprocess.Popen[bytes] | None = None  # started by us in the background; to be reaped at its end
         self._artifacts = read_lock(DEFINITION / "jgo.lock.toml")
         self.version = next(a.version for a in self._artifacts if a.name.startswith("kafka_"))
 
@@ -184,8 +185,7 @@ class LocalBroker:
         except BrokerError:
             _end(process, grace=5.0)
             raise
-        # The process is meant to outlive us: no complaint about a child that nobody waited for.
-        process.returncode = 0
+        self._child = process
         return True
 
     def stop(self, timeout: float = 30.0) -> bool:
@@ -224,7 +224,7 @@ class LocalBroker:
         `on_ready` is called once with the connection settings. Raises BrokerError if the broker ends by itself, or if
         another process already runs one on this folder.
         """
-        lock = self._lock(wait=5.0)
+        lock = self._lock(wait=2.0)  # a predecessor that was just killed may still be on its way out
         if lock is None:
             raise BrokerError(
                 f"a broker already runs on {self.home} (pid {self._pid()})",
@@ -424,6 +424,9 @@ class LocalBroker:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
+        if self._child is not None:
+            self._child.wait()
+            self._child = None
         return True
 
     def _signal(self, number: signal.Signals) -> None:
