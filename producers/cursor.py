@@ -1,0 +1,73 @@
+"""Which source position is safe to store, given acknowledgements in any order. Pure: no Kafka, no clock.
+
+Events are counted in batches in the order the source sent them. The safe position is the last event of the newest batch
+such that it and every batch before it are acknowledged completely; the stored cursor is never anything else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """A place in one host's stream: `seq` is its sequence number, None on software without one; `time_us` its event time."""
+
+    host: str
+    protocol: str
+    seq: int | None
+    time_us: int
+
+
+class Batch:
+    """Events handed over together. `pending` counts those not acknowledged; the owner of the mark changes it."""
+
+    __slots__ = ("pending", "position", "sealed")
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.sealed = False
+        # Of the last event of the batch; None while it holds none that has a position.
+        self.position: Position | None = None
+
+
+class LowWaterMark:
+    """Tracks batches until everything before them is acknowledged."""
+
+    def __init__(self, start: Position | None = None) -> None:
+        self._safe = start
+        self._batches: deque[Batch] = deque()
+
+    def open(self) -> Batch:
+        """Begin the next batch of the stream; the one before must be sealed."""
+        if self._batches and not self._batches[-1].sealed:
+            raise ValueError("the batch before is still open")
+        batch = Batch()
+        self._batches.append(batch)
+        return batch
+
+    def seal(self, batch: Batch, position: Position | None) -> None:
+        """End a batch at `position`, that of its last event; None when it holds nothing that moves the cursor."""
+        batch.position = position
+        batch.sealed = True
+
+    @property
+    def safe_position(self) -> Position | None:
+        """The last position below which every event is acknowledged; None when there is none yet."""
+        batches = self._batches
+        while batches and batches[0].sealed and batches[0].pending == 0:
+            done = batches.popleft()
+            if done.position is not None:
+                self._safe = done.position
+        return self._safe
+
+    @property
+    def unacknowledged(self) -> int:
+        """Events handed over and not yet acknowledged."""
+        return sum(batch.pending for batch in self._batches)
+
+    def rewind(self) -> Position | None:
+        """Forget every batch that is not acknowledged, and return where the source must be read again from."""
+        safe = self.safe_position
+        self._batches.clear()
+        return safe

@@ -1,0 +1,262 @@
+"""Frames to records: decode, encode, frame, hand to the Kafka client; the hot loop of the producer.
+
+One call handles the messages of one socket read. Nothing here blocks: a full client queue is answered by stopping in the middle,
+and the caller closes the socket and reads the rest again later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from producers.cursor import Batch, Position
+from producers.dead_letters import Ceiling, from_frame
+from producers.publisher import Delivered, Publisher, trace_headers
+from producers.wire import Account, Commit, Decoder, Event, Identity, Info, Rejected, StreamError, Sync, Unknown
+from schemas.codec import EventEncoder
+from schemas.errors import BadRecord, DeadLetterReason
+from schemas.topics import DEAD_LETTER
+
+logger = logging.getLogger("explorer.producers")
+
+# Redpanda refuses records stamped more than an hour ahead; a source clock that far off is not to be trusted either.
+_MAX_AHEAD_US = 3_600_000_000
+_MAX_RESYNCS = 100_000
+
+
+class Outcome(NamedTuple):
+    """What became of the frames: `taken` of them are done with; `full` says that the client's queue stopped the rest."""
+
+    taken: int
+    full: bool
+    infos: tuple[Info, ...] = ()
+    error: StreamError | None = None
+
+
+class Counts:
+    """Totals since the process started."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.enqueued = 0
+        self.dead_letters = 0
+        self.unknown = 0
+        self.repeated = 0
+        self.out_of_order = 0
+
+
+class _SyncRev(msgspec.Struct):
+    rev: str | None = None
+
+
+class Resyncs:
+    """Remembers the revision of each account's last `#sync`: commits that share it are a re-read, not activity."""
+
+    def __init__(self) -> None:
+        self._revs: dict[str, str] = {}
+        self._decode = msgspec.json.Decoder(_SyncRev).decode
+
+    def note(self, did: str, payload: bytes) -> None:
+        """Take in a sync event's payload; one without a readable revision forgets the account."""
+        try:
+            rev = self._decode(payload).rev
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            rev = None
+        self._revs.pop(did, None)
+        if rev:
+            if len(self._revs) >= _MAX_RESYNCS:
+                del self._revs[next(iter(self._revs))]
+            self._revs[did] = rev
+
+    @property
+    def revs(self) -> dict[str, str]:
+        """Account → revision; to be read only."""
+        return self._revs
+
+
+class Intake:
+    """Turns the frames of one connection into records of the publisher's current batch.
+
+    `opened_us` is when the connection was opened: events older than that come out of the server's history (`replayed`).
+    `last_seq` is None until a sequence was seen on this host.
+    """
+
+    def __init__(
+        self,
+        decode: Decoder,
+        host: str,
+        protocol: str,
+        opened_us: int,
+        publisher: Publisher,
+        ceiling: Ceiling,
+        counts: Counts,
+        resyncs: Resyncs,
+    ) -> None:
+        self._decode = decode
+        self._host = host
+        self._protocol = protocol
+        self._opened_us = opened_us
+        self._publisher = publisher
+        self._ceiling = ceiling
+        self._counts = counts
+        self._resyncs = resyncs
+        self._encoder = EventEncoder(host, protocol)
+        self._last_seq = -1
+        self.last_event: Event | None = None
+        self.last_frame: bytes = b""
+
+    @property
+    def position(self) -> Position | None:
+        """Of the last event handed over on this connection."""
+        event = self.last_event
+        return None if event is None else Position(self._host, self._protocol, event.seq, event.time_us)
+
+    def take(self, frames: Sequence[bytes], received_us: int, batch: Batch, delivered: Delivered) -> Outcome:
+        """Hand the events of `frames` over, in order, until done, the queue is full or the stream says that it ended.
+
+        Raises TooManyDeadLettersError, and the client's own error when it cannot go on.
+        """
+        decode, publisher = self._decode, self._publisher
+        produce, headers, limits = publisher.produce, publisher.headers, publisher.limits
+        encode_commit = self._encoder.commit
+        opened_us, latest_us = self._opened_us, received_us + _MAX_AHEAD_US
+        revs = self._resyncs.revs
+        last_seq = self._last_seq
+        last: Event | None = None
+        infos: list[Info] = []
+        error: StreamError | None = None
+        taken = produced = bad_frames = out_of_order = 0
+        full = False
+        kafka_headers = trace_headers() if batch.pending == 0 else None
+        try:
+            for frame in frames:
+                result = decode(frame)
+                rejected: Rejected | None = None
+                event: Event | None = None
+                try:
+                    if type(result) is Commit:
+                        event = result
+                        topic, body = encode_commit(
+                            event.time_us,
+                            event.did,
+                            event.operation,
+                            event.collection,
+                            event.rkey,
+                            event.rev,
+                            event.cid,
+                            event.seq,
+                            received_us,
+                            event.time_us < opened_us,
+                            bool(revs) and revs.get(event.did) == event.rev,
+                            event.envelope_json,
+                            event.record,
+                        )
+                    elif isinstance(result, (Identity, Account, Sync)):
+                        event = result
+                        topic, body = self._encode_upstream(result, received_us)
+                    elif isinstance(result, Rejected):
+                        rejected = result
+                    elif isinstance(result, StreamError):
+                        error = result
+                        taken += 1
+                        break
+                    else:
+                        taken += 1
+                        if isinstance(result, Info):
+                            infos.append(result)
+                        elif isinstance(result, Unknown):
+                            self._note_unknown(result)
+                        continue
+                    if event is not None:
+                        value = headers[topic] + body
+                        if event.time_us > latest_us:
+                            raise BadRecord(
+                                DeadLetterReason.BAD_TIME, "more than an hour ahead of this machine's clock"
+                            )
+                        if len(value) > limits[topic]:
+                            raise BadRecord(DeadLetterReason.TOO_LARGE, f"{len(value)} bytes for {topic}")
+                except BadRecord as bad:
+                    rejected = _rejected(bad, event)
+                try:
+                    if rejected is not None:
+                        self._set_aside(rejected, frame, received_us, delivered)
+                        bad_frames += 1
+                    elif event is not None:
+                        if kafka_headers is None:
+                            produce(topic, value, event.did, on_delivery=delivered, timestamp=event.time_us // 1000)
+                        else:
+                            produce(
+                                topic,
+                                value,
+                                event.did,
+                                on_delivery=delivered,
+                                timestamp=event.time_us // 1000,
+                                headers=kafka_headers,
+                            )
+                            kafka_headers = None
+                        last, self.last_frame = event, frame
+                        if event.seq is not None:
+                            if event.seq <= last_seq:
+                                out_of_order += 1
+                            last_seq = event.seq
+                except BufferError:
+                    full = True
+                    break
+                produced += 1
+                taken += 1
+                if rejected is not None:
+                    self._ceiling.bad(rejected.reason)
+        finally:
+            batch.pending += produced
+            self._last_seq = last_seq
+            if last is not None:
+                self.last_event = last
+            counts = self._counts
+            counts.received += taken
+            counts.enqueued += produced - bad_frames
+            counts.dead_letters += bad_frames
+            counts.out_of_order += out_of_order
+            self._ceiling.passed(taken)
+        return Outcome(taken, full, tuple(infos), error)
+
+    def _encode_upstream(self, event: Identity | Account | Sync, received_us: int) -> tuple[str, bytes]:
+        encoder = self._encoder
+        if isinstance(event, Sync):
+            self._resyncs.note(event.did, event.payload)
+            encode = encoder.sync
+        else:
+            encode = encoder.identity if isinstance(event, Identity) else encoder.account
+        return encode(
+            event.time_us,
+            event.did,
+            event.seq,
+            received_us,
+            event.time_us < self._opened_us,
+            False,
+            event.envelope_json,
+            event.payload,
+        )
+
+    def _set_aside(self, rejected: Rejected, frame: bytes, received_us: int, delivered: Delivered) -> None:
+        limit = self._publisher.limits[DEAD_LETTER]
+        letter = from_frame(rejected, frame, self._host, self._protocol, received_us, limit)
+        self._publisher.put_aside(DEAD_LETTER, rejected.did or self._host, letter.encode(), delivered)
+
+    def _note_unknown(self, unknown: Unknown) -> None:
+        if self._counts.unknown == 0:
+            logger.warning(
+                "%s sends frames of type %r, which this release does not know; they are passed over",
+                self._host,
+                unknown.name[:100],
+                extra={"host": self._host, "type": unknown.name[:100]},
+            )
+        self._counts.unknown += 1
+
+
+def _rejected(bad: BadRecord, event: Event | None) -> Rejected:
+    if event is None:
+        return Rejected(bad.reason, bad.detail)
+    return Rejected(bad.reason, bad.detail, event.seq, event.time_us, event.did)
