@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import xxhash
 
 from consumers.decode import TopicRecords
 from lake.manifest import Advance, Position, TopicPartition
@@ -92,9 +91,3 @@ class Batch:
             )
             for partition, after in sorted(self._next.items())
         )
-
-
-def commit_id(advances: tuple[Advance, ...]) -> str:
-    """The idempotency key of a batch: the same offsets under the same epochs are the same commit."""
-    text = "\n".join(f"{a.topic} {a.partition} {a.expected} {a.next} {a.epoch}" for a in advances)
-    return xxhash.xxh3_128_hexdigest(text.encode())

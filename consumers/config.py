@@ -50,13 +50,19 @@ class WriterConfig(_Settings):
         1_000, ge=1, description="Messages to have seen before the share of dead letters is judged."
     )
     dead_letter_timeout_seconds: float = Field(
-        30.0, gt=0.0, le=600.0, description="Stop when dead letters are not acknowledged within this time."
+        30.0, gt=0.0, le=600.0, description="Longest wait for the acknowledgement of dead letters before trying again."
     )
     min_free_bytes: int = Field(
         256 * _MIB, ge=0, description="Take in no more while the lake's disk has less room than this; resume after."
     )
     retry_seconds: float = Field(
         1.0, gt=0.0, le=60.0, description="Wait between attempts to commit a batch that could not be written."
+    )
+    outage_seconds: float = Field(
+        600.0,
+        gt=0.0,
+        le=86_400.0,
+        description="Stop when no commit succeeded for this long; a full disk is waited out.",
     )
     rejoin_seconds: float = Field(
         0.5,

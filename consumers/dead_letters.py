@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from consumers.decode import BadMessage
 from consumers.errors import TryAgain
@@ -87,11 +87,3 @@ class DeadLetters:
             offset=message.offset,
             raw=message.value or b"",
         ).encode()
-
-
-def per_reason(bad: Collection[BadMessage]) -> dict[str, int]:
-    """How many messages were set aside for each reason."""
-    counts: dict[str, int] = {}
-    for message in bad:
-        counts[str(message.reason)] = counts.get(str(message.reason), 0) + 1
-    return counts

@@ -20,6 +20,10 @@ class TryAgain(Exception):
     """A step failed for a cause that passes (disk full, broker away); the batch is unharmed and may be offered again."""
 
 
+class NoRoom(TryAgain):
+    """The lake's disk is full; taking in resumes by itself when there is room."""
+
+
 class DeadlineExceeded(Exception):
     """The shared deadline of a shutdown or revocation ran out; what is uncommitted will be read again by the next owner."""
 
@@ -36,8 +40,8 @@ class TooManyDeadLetters(ExplorerError):
     """More messages than the stated ceiling cannot be read, so the fault is more likely ours than theirs."""
 
 
-class DeadLettersUndeliverable(ExplorerError):
-    """Dead letters stayed unacknowledged for longer than the stated time; committing would lose them."""
+class OutageTooLong(ExplorerError):
+    """No commit succeeded for longer than the stated time; a fresh start, and an operator's look, come next."""
 
 
 class ReplayRefused(ExplorerError):
