@@ -1,0 +1,30 @@
+"""Errors of the simulator room: each names the input and the remedy."""
+
+from __future__ import annotations
+
+
+class SimulatorError(Exception):
+    """Base of all errors that stop the simulator; `remedy` tells the reader what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message}. {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+class PortTakenError(SimulatorError):
+    """The listening address is in use or not ours to bind."""
+
+
+class LogDamagedError(SimulatorError):
+    """A log segment in the data folder does not match its checksums (damage to our own state, never repaired silently)."""
+
+
+class LogVersionError(SimulatorError):
+    """The data folder was written with another seed, population or log format."""
+
+
+class DataFolderBusyError(SimulatorError):
+    """Another simulator process writes to the data folder."""
