@@ -6,7 +6,7 @@ other value goes to the `_text` column beside it. Nothing here makes a Python ob
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import numpy as np
@@ -67,10 +67,15 @@ def to_lake(table_name: str, decoded: pl.DataFrame | pa.Table) -> pa.Table:
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def from_lake_columns(table_name: str, rows: pa.Table) -> pa.Table:
-    """The Avro fields of lake rows, as columns, plus kafka_partition, kafka_offset and `erased` where present."""
+def from_lake_columns(table_name: str, rows: pa.Table, fields: Collection[str] | None = None) -> pa.Table:
+    """The Avro fields of lake rows, as columns, plus kafka_partition, kafka_offset and `erased` where present.
+
+    fields: only these Avro fields (None = all).
+    """
     columns: dict[str, pa.Array] = {}
     for group in contract(table_name).groups:
+        if fields is not None and group.field.name not in fields:
+            continue
         arrays = [
             _one_chunk(rows.column(name)).cast(kind) if name in rows.column_names else pa.nulls(rows.num_rows, kind)
             for name, kind in group.columns

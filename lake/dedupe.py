@@ -1,0 +1,171 @@
+"""Event identity: which rows of a batch the lake already has.
+
+Identities are 64-bit hashes of the columns that `schemas.identity` names, kept per table and hour. A repeated event
+carries the time its host witnessed it, so a fail-over copy may lie in a neighbouring hour: each row is compared with the
+hour before, its own, and the hour after. A hash seen before is checked by nothing else: with 64 bits, two events of three hours
+(4 M rows) are mixed up once in about two million hours.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from lake.manifest import HOUR_US, Manifest
+from lake.store import LakeStore
+
+Hashes = npt.NDArray[np.uint64]
+
+_COMMIT: Final = ("did", "collection", "rkey_tid", "rkey_text", "rev_tid", "rev_text", "operation")
+_RELAY: Final = ("kind", "did", "relay_seq", "relay_time")
+_SYNC: Final = ("did", "rev_tid", "rev_text")
+_SEED: Final = 0x5EED
+
+
+def identity_columns(table: str) -> tuple[str, ...]:
+    """The lake columns whose values are the identity of a row of `table`."""
+    return {"identity": _RELAY, "account": _RELAY, "sync": _SYNC}.get(table, _COMMIT)
+
+
+def identity_hashes(table: str, rows: pa.Table) -> Hashes:
+    """One 64-bit hash of the event identity per row; never stored, since a release may hash otherwise."""
+    frame = pl.from_arrow(rows.select(list(identity_columns(table))))
+    assert isinstance(frame, pl.DataFrame)
+    if "relay_seq" in frame.columns:
+        # The relay's sequence is the identity; its time only stands in where the sequence is 0 or missing.
+        with_seq = pl.col("relay_seq").fill_null(0) != 0
+        frame = frame.with_columns(
+            relay_seq=pl.when(with_seq).then("relay_seq").otherwise(0),
+            relay_time=pl.when(with_seq).then(None).otherwise(pl.col("relay_time").fill_null("")),
+        )
+    return _mix([_column_hash(frame.get_column(name)) for name in identity_columns(table)])
+
+
+def _column_hash(series: pl.Series) -> Hashes:
+    if series.dtype == pl.Int64:
+        values = series.fill_null(-1).to_numpy().astype(np.uint64)
+        return _avalanche(values)
+    return series.hash(_SEED).to_numpy()
+
+
+def _avalanche(values: Hashes) -> Hashes:
+    # The finaliser of SplitMix64: every input bit changes half of the output bits.
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _mix(columns: list[Hashes]) -> Hashes:
+    mixed = np.zeros_like(columns[0])
+    for position, column in enumerate(columns):
+        mixed = _avalanche(mixed * np.uint64(0x9E3779B97F4A7C15) + column + np.uint64(position))
+    return mixed
+
+
+@dataclass(frozen=True, slots=True)
+class HourRows:
+    """The new rows of one hour with their identities; `consumed` counts the rows before duplicates were dropped."""
+
+    hour_us: int
+    rows: pa.Table
+    hashes: Hashes
+    consumed: int
+    duplicates: int
+
+
+@dataclass(slots=True)
+class _Hour:
+    """Sorted hashes of the committed rows of one table and hour, and those added since the last sort."""
+
+    hashes: Hashes
+    recent: list[Hashes]
+
+    def rows(self) -> int:
+        return len(self.hashes) + sum(map(len, self.recent))
+
+    def contains(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        if len(self.recent) > 32:
+            self.hashes = np.sort(np.concatenate([self.hashes, *self.recent]))
+            self.recent.clear()
+        found = np.zeros(len(hashes), np.bool_)
+        for known in (self.hashes, *self.recent):
+            if len(known):
+                position = np.searchsorted(known, hashes)
+                position[position == len(known)] = 0
+                found |= known[position] == hashes
+        return found
+
+
+class DedupeWindow:
+    """Identities of the hours that a writer touches, loaded from the lake when first needed.
+
+    max_rows bounds the memory (8 bytes a row): the hours touched longest ago are dropped and loaded again on demand. One
+    writer per window; other writers of the same partitions are fenced by the manifest, after which `forget` is called.
+    """
+
+    def __init__(self, store: LakeStore, manifest: Manifest, max_rows: int = 40_000_000) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._max_rows = max_rows
+        self._hours: OrderedDict[tuple[str, int], _Hour] = OrderedDict()
+
+    def split(self, table: str, rows: pa.Table) -> list[HourRows]:
+        """Splits rows of `table` by hour and drops those that the lake has or that repeat an earlier row of `rows`.
+
+        Blocks while it reads the identities of hours that are not loaded. Raises FileDamaged. The rows count as known
+        only after `add`.
+        """
+        if rows.num_rows == 0:
+            return []
+        hashes = identity_hashes(table, rows)
+        times = np.asarray(rows.column("time").cast(pa.int64()))
+        row_hours = times - times % HOUR_US
+        _, first = np.unique(hashes, return_index=True)
+        fresh = np.zeros(len(hashes), np.bool_)
+        fresh[first] = True
+        result = []
+        for hour_us in np.unique(row_hours).tolist():
+            chosen = np.flatnonzero(row_hours == hour_us)
+            kept = chosen[fresh[chosen]]
+            for near in (hour_us - HOUR_US, hour_us, hour_us + HOUR_US):
+                kept = kept[~self._hour(table, near).contains(hashes[kept])]
+            part = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
+            result.append(HourRows(hour_us, part, hashes[kept], len(chosen), len(chosen) - len(kept)))
+        return result
+
+    def add(self, table: str, hour_us: int, hashes: Hashes) -> None:
+        """Remembers rows that were committed; call after the commit, never before."""
+        self._hour(table, hour_us).recent.append(np.sort(hashes))
+        self._evict()
+
+    def forget(self) -> None:
+        """Drops everything: after a rebalance, a refused commit or a replay the lake is read again."""
+        self._hours.clear()
+
+    @property
+    def rows(self) -> int:
+        """Identities in memory."""
+        return sum(hour.rows() for hour in self._hours.values())
+
+    def _hour(self, table: str, hour_us: int) -> _Hour:
+        key = (table, hour_us)
+        found = self._hours.get(key)
+        if found is None:
+            files = self._manifest.snapshot().files(table, hour_us, hour_us + HOUR_US)
+            columns = list(identity_columns(table))
+            parts = [identity_hashes(table, self._store.read(file.path, columns)) for file in files]
+            hashes = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+            found = self._hours[key] = _Hour(hashes, [])
+        self._hours.move_to_end(key)
+        return found
+
+    def _evict(self) -> None:
+        # The three hours of the row at hand stay, whatever the bound says.
+        while len(self._hours) > 3 and self.rows > self._max_rows:
+            self._hours.popitem(last=False)

@@ -1,0 +1,210 @@
+"""Rolling: the small files of a topic-hour become one sorted file, in one version that readers see or do not see.
+
+Memory is bounded by `max_rows`: an hour with more rows is sorted in several passes, each over one range of the first sort key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake.layout import row_group_rows, sort_keys
+from lake.manifest import HOUR_US, FileKind, LiveFile, Manifest, NewFile, Snapshot, Swap, coalesce_spans
+from lake.steps import CommitStep, Hook, no_hook
+from lake.store import LakeStore
+
+MAX_ROWS: Final = 1_500_000
+"""Rows held in memory at once by default: about 600 MB of likes."""
+
+_SAMPLES: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """What one roll did; `file` is None when there was nothing to merge."""
+
+    version: int
+    file: NewFile | None
+    merged: int
+    rows: int
+
+
+def hours_to_roll(snapshot: Snapshot, closed_before_us: int) -> list[tuple[str, int]]:
+    """(table, hour) pairs with small files in hours that start before `closed_before_us`, oldest first.
+
+    The caller chooses the time: the end of an hour plus the lateness it expects. A file that arrives later makes the hour
+    appear here again.
+    """
+    found = set()
+    for table in snapshot.tables():
+        for file in snapshot.files(table, None, closed_before_us):
+            if file.kind == "small" and file.hour_us < closed_before_us:
+                found.add((file.hour_us, table))
+    return [(table, hour) for hour, table in sorted(found)]
+
+
+def crowded_hours(snapshot: Snapshot, most_small_files: int) -> list[tuple[str, int]]:
+    """(table, hour) pairs with more small files than that: they are worth merging while their hour is open."""
+    counts: dict[tuple[int, str], int] = {}
+    for table in snapshot.tables():
+        for file in snapshot.files(table):
+            if file.kind == "small":
+                counts[file.hour_us, table] = counts.get((file.hour_us, table), 0) + 1
+    return [(table, hour) for (hour, table), count in sorted(counts.items()) if count > most_small_files]
+
+
+def roll_hour(
+    store: LakeStore,
+    manifest: Manifest,
+    table: str,
+    hour_us: int,
+    *,
+    kind: FileKind = "rolled",
+    max_rows: int = MAX_ROWS,
+    hook: Hook = no_hook,
+) -> Rolled:
+    """Merges the files of a table's hour into one; with kind "small" only its small files, for an hour still open.
+
+    Call under the maintenance lock. Blocks for the whole merge. Raises CommitRefused (the files changed meanwhile: plan
+    again), FileDamaged (a file is torn: nothing changed), DiskFull, ManifestUnavailable.
+    """
+    snapshot = manifest.snapshot()
+    inputs = snapshot.files(table, hour_us, hour_us + HOUR_US)
+    if kind == "small":
+        inputs = [file for file in inputs if file.kind == "small"]
+    if not inputs or (len(inputs) == 1 and inputs[0].kind == kind):
+        return Rolled(snapshot.version, None, 0, 0)
+    swap_id = change_id("roll", [file.path for file in inputs])
+    file = merge_files(store, manifest, table, hour_us, inputs, kind, swap_id, max_rows, hook)
+    version = manifest.swap(
+        Swap(swap_id, tuple(f.path for f in inputs), (file,), "roll" if kind == "rolled" else "merge")
+    )
+    hook(CommitStep.SWAP_COMMITTED)
+    return Rolled(version, file, len(inputs), file.rows)
+
+
+def merge_files(
+    store: LakeStore,
+    manifest: Manifest,
+    table: str,
+    hour_us: int,
+    inputs: Sequence[LiveFile],
+    kind: FileKind,
+    name: str,
+    max_rows: int = MAX_ROWS,
+    hook: Hook = no_hook,
+) -> NewFile:
+    """Writes the rows of `inputs` as one durable sorted file, not yet visible; see `roll_hour` for errors."""
+    spans = coalesce_spans([span for file in inputs for span in manifest.spans(file.path)])
+    footers = [store.footer(file.path) for file in inputs]
+    with store.writer(table, hour_us, name, kind=kind, hook=hook) as writer:
+        for rows in sorted_rows(store, table, inputs, max_rows):
+            writer.write(rows)
+        writer.footer.update(merged_footer([file.path for file in inputs], footers))
+    hook(CommitStep.SWAP_FILES_DURABLE)
+    written = writer.result()
+    return NewFile(
+        written.path,
+        table,
+        hour_us,
+        written.rows,
+        written.bytes,
+        written.min_time_us,
+        written.max_time_us,
+        written.sha256,
+        kind,
+        sum(file.supersedes for file in inputs),
+        spans,
+        any(file.pending for file in inputs),
+        sum(file.erased for file in inputs),
+    )
+
+
+def sorted_rows(
+    store: LakeStore, table: str, inputs: Sequence[LiveFile], max_rows: int = MAX_ROWS
+) -> Iterator[pa.Table]:
+    """All rows of `inputs` in the table's sort order, a row group at a time."""
+    total = sum(file.rows for file in inputs)
+    key = sort_keys(table)[0][0]
+    for low, high in _ranges(store, inputs, key, total, max_rows):
+        rows = pa.concat_tables(
+            [_in_range(store.read(file.path), key, low, high) for file in inputs], promote_options="none"
+        )
+        order = pc.sort_indices(rows, sort_keys=sort_keys(table))
+        step = row_group_rows("rolled")
+        for start in range(0, len(order), step):
+            yield rows.take(order.slice(start, step))
+
+
+def change_id(reason: str, paths: Iterable[str]) -> str:
+    """The same for the same inputs, so that an interrupted change, done again, writes the same names."""
+    digest = hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()[:24]
+    return f"{reason}-{digest}"
+
+
+def merged_footer(paths: Sequence[str], footers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Footer facts of a file that replaces others: everything a rebuild could learn from those.
+
+    replaces: the files it stands for, also those that its inputs stood for; advances: how far the topic had moved.
+    """
+    reached: dict[tuple[str, int], int] = {}
+    replaces = set(paths)
+    counts = np.zeros(4, np.int64)
+    spans: dict[tuple[str, int], list[int]] = {}
+    for footer in footers:
+        replaces.update(footer.get("replaces", ()))
+        for topic, partition, _, after in footer.get("advances", ()):
+            reached[topic, partition] = max(after, reached.get((topic, partition), 0))
+        for row in footer.get("counts", ()):
+            counts += row
+        for topic, partition, first, last, rows in footer.get("spans", ()):
+            seen = spans.setdefault((topic, partition), [first, last, 0])
+            seen[:] = [min(seen[0], first), max(seen[1], last), seen[2] + rows]
+    return {
+        "replaces": sorted(replaces),
+        "advances": [[topic, partition, 0, after] for (topic, partition), after in sorted(reached.items())],
+        "counts": [counts.tolist()],
+        "spans": [[topic, partition, *seen] for (topic, partition), seen in sorted(spans.items())],
+        "supersedes": sum(footer.get("supersedes", 0) for footer in footers),
+    }
+
+
+def _ranges(store: LakeStore, inputs: Sequence[LiveFile], key: str, total: int, max_rows: int) -> list[tuple[Any, Any]]:
+    """Half-open ranges of the key with about `max_rows` rows each; None is an open end, nulls belong to the last range."""
+    passes = -(-total // max_rows)
+    if passes <= 1:
+        return [(None, None)]
+    every = max(1, total // _SAMPLES)
+    sample = pa.concat_arrays(
+        [
+            chunk.take(pa.array(np.arange(0, len(chunk), every)))
+            for file in inputs
+            for chunk in store.read(file.path, [key]).column(key).chunks
+        ]
+    ).drop_null()
+    ordered = sample.take(pc.sort_indices(sample))
+    bounds = [ordered[len(ordered) * n // passes] for n in range(1, passes)] if len(ordered) else []
+    distinct = [bound for n, bound in enumerate(bounds) if n == 0 or bound != bounds[n - 1]]
+    edges = [None, *distinct, None]
+    return list(itertools.pairwise(edges))
+
+
+def _in_range(rows: pa.Table, key: str, low: Any, high: Any) -> pa.Table:
+    if low is None and high is None:
+        return rows
+    column = rows.column(key)
+    if high is None:
+        # Nulls sort last.
+        mask = pc.fill_null(pc.greater_equal(column, low), True)
+    else:
+        mask = pc.less(column, high)
+        if low is not None:
+            mask = pc.and_(mask, pc.greater_equal(column, low))
+    return rows.filter(mask)
