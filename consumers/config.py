@@ -90,6 +90,9 @@ class MaintenanceConfig(_Settings):
     close_after_seconds: float = Field(
         120.0, ge=0.0, description="An hour is closed this long after its end on the clock of the newest event."
     )
+    late_seconds: float = Field(
+        300.0, ge=0.0, description="Late files of an hour that was rolled already wait this long to be merged together."
+    )
     small_files: int = Field(
         32, ge=2, le=10_000, description="Merge the small files of an open hour of a table when there are this many."
     )

@@ -1,0 +1,173 @@
+"""The maintenance process: rolls closed hours, keeps open hours from crowding, erases, unlinks, removes orphans.
+
+One run at a time over all hosts (a manifest lock), every step bounded and resumable: what a run does not reach, or dies
+in, the next one finds again from the manifest. Readers and writers are never blocked: each change is one version.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from opentelemetry import metrics, trace
+
+from consumers.config import MaintenanceConfig
+from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
+from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot
+from lake.roll import crowded_hours, hours_to_roll, roll_hour
+from lake.steps import CommitStep, Hook, no_hook
+from lake.store import LakeStore
+
+log = logging.getLogger("explorer.consumers")
+tracer = trace.get_tracer("explorer.consumers")
+_meter = metrics.get_meter("explorer.consumers")
+_rolled = _meter.create_counter("explorer.maintenance.rolled", "{file}")
+
+LOCK = "maintenance"
+
+
+@dataclass(slots=True)
+class MaintenanceCounts:
+    """Running totals of a process."""
+
+    runs: int = 0
+    hours_rolled: int = 0
+    files_merged: int = 0
+    rows_erased: int = 0
+    files_unlinked: int = 0
+    failures: int = 0
+
+
+class EventClock:
+    """The time of the newest event, running on while nothing arrives; decides which hours are closed.
+
+    Event time, not ours: while history is being caught up an hour stays open until events of a later time are there.
+    """
+
+    def __init__(self, close_after_us: int) -> None:
+        self._close_after_us = close_after_us
+        self._newest_us = 0
+        self._since = 0.0
+
+    def closed_before(self, snapshot: Snapshot, now: float, wall_us: int) -> int:
+        """Hours that begin before the returned time are closed; `now` is monotonic seconds, `wall_us` unix time.
+
+        An event from the future (beyond an hour ahead of us) does not move the clock.
+        """
+        newest = max((snapshot.totals(table).max_time_us or 0 for table in snapshot.tables()), default=0)
+        newest = min(newest, wall_us + HOUR_US)
+        if newest != self._newest_us:
+            self._newest_us, self._since = newest, now
+        clock_us = self._newest_us + int((now - self._since) * 1e6)
+        return clock_us - HOUR_US - self._close_after_us + 1
+
+
+class MaintenanceService:
+    """Runs maintenance every few seconds; each run is complete in itself."""
+
+    def __init__(
+        self,
+        config: MaintenanceConfig,
+        manifest: Manifest,
+        store: LakeStore,
+        report: Callable[[Mapping[str, object]], None],
+        *,
+        hook: Hook = no_hook,
+    ) -> None:
+        """`report` gets flat numbers after every run; `hook` is for crash tests only."""
+        self._config = config
+        self._manifest = manifest
+        self._store = store
+        self._report = report
+        self._hook = hook
+        self._clock = EventClock(int(config.close_after_seconds * 1e6))
+        self._late_since: dict[tuple[str, int], float] = {}
+        self.counts = MaintenanceCounts()
+
+    def run(self, stop: threading.Event) -> None:
+        """Run until `stop` is set; a step that is under way is finished first. Raises ExplorerError for damage."""
+        while not stop.is_set():
+            self.run_once(stop)
+            stop.wait(self._config.interval_seconds)
+
+    def run_once(self, stop: threading.Event) -> None:
+        """One bounded run; does nothing when another process holds the lock. Waits out a full disk or a busy manifest."""
+        try:
+            with self._manifest.hold(LOCK, f"{socket.gethostname()}:{os.getpid()}"):
+                self._roll(stop)
+                self._unlink()
+        except LockHeld:
+            log.info("another maintenance runs on this lake")
+        except (DiskFull, ManifestUnavailable, CommitOutcomeUnknown) as error:
+            self.counts.failures += 1
+            log.warning("maintenance has to wait", extra={"cause": error.message})
+        self.counts.runs += 1
+        self._report(
+            {
+                "runs": self.counts.runs,
+                "hours_rolled": self.counts.hours_rolled,
+                "files_merged": self.counts.files_merged,
+                "rows_erased": self.counts.rows_erased,
+                "files_unlinked": self.counts.files_unlinked,
+                "failures": self.counts.failures,
+                "last_run": time.time(),
+            }
+        )
+
+    def _roll(self, stop: threading.Event) -> None:
+        snapshot = self._manifest.snapshot()
+        closed_before = self._clock.closed_before(snapshot, time.monotonic(), time.time_ns() // 1000)
+        ripe = self._ripe(snapshot, hours_to_roll(snapshot, closed_before))
+        open_hours = [place for place in crowded_hours(snapshot, self._config.small_files) if place[1] >= closed_before]
+        work: list[tuple[str, int, FileKind]] = [(table, hour_us, "small") for table, hour_us in open_hours]
+        work += [(table, hour_us, "rolled") for table, hour_us in ripe]
+        for table, hour_us, kind in work[: self._config.rolls_per_run]:
+            if stop.is_set():
+                return
+            self._roll_hour(table, hour_us, kind)
+
+    def _ripe(self, snapshot: Snapshot, places: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The closed hours to roll now; one rolled already waits a while, so that late files are merged together."""
+        now = time.monotonic()
+        self._late_since = {place: self._late_since.get(place, now) for place in places}
+        ripe = []
+        for table, hour_us in places:
+            files = [file for file in snapshot.files(table, hour_us, hour_us + HOUR_US) if file.hour_us == hour_us]
+            small = sum(file.kind == "small" for file in files)
+            waited = now - self._late_since[table, hour_us] >= self._config.late_seconds
+            if small == len(files) or small > self._config.small_files or waited:
+                ripe.append((table, hour_us))
+        return ripe
+
+    def _roll_hour(self, table: str, hour_us: int, kind: FileKind) -> None:
+        with tracer.start_as_current_span("maintenance.roll", attributes={"table": table, "hour_us": hour_us}):
+            try:
+                rolled = roll_hour(self._store, self._manifest, table, hour_us, kind=kind, hook=self._hook)
+            except CommitRefused as error:
+                log.info("an hour changed while it was rolled; next run", extra={"cause": error.message})
+                return
+            except FileDamaged as error:
+                # The others can still be rolled; readers of this hour are told by the reader itself.
+                self.counts.failures += 1
+                log.error("an hour cannot be rolled", extra={"cause": error.message, "remedy": error.remedy})
+                return
+        if rolled.file is not None:
+            self._late_since.pop((table, hour_us), None)
+            self.counts.files_merged += rolled.merged
+            self.counts.hours_rolled += kind == "rolled"
+            _rolled.add(rolled.merged, {"table": table})
+
+    def _unlink(self) -> None:
+        before = time.time_ns() // 1000 - int(self._config.unlink_after_seconds * 1e6)
+        retired = [file.path for file in self._manifest.files_to_unlink(before, self._config.unlinks_per_run)]
+        for start in range(0, len(retired), 500):
+            chunk = retired[start : start + 500]
+            self._store.unlink(chunk)
+            self._hook(CommitStep.FILE_UNLINKED)
+            self._manifest.forget(chunk)
+            self.counts.files_unlinked += len(chunk)
