@@ -24,6 +24,9 @@ def admin(kafka_broker: KafkaSettings) -> Iterator[AdminClient]:
     ours = list(read_topics(client))
     for future in (client.delete_topics(ours) if ours else {}).values():
         future.result(30)
+    deadline = time.monotonic() + 30
+    while read_topics(client) and time.monotonic() < deadline:  # deletions show a moment later, too
+        time.sleep(0.05)
 
 
 def declared(**changes: object) -> dict[str, Topic]:
