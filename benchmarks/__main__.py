@@ -29,7 +29,11 @@ def available() -> list[str]:
 def machine() -> str:
     """What the figures were taken on, in one line."""
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
