@@ -1,0 +1,32 @@
+"""The whole producer against the simulator and a real broker: topics and ledger as sets of event identities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.kafka import KafkaSettings
+from tests.producers.harness import Broker, Source, running, wait_for
+
+EVENTS = 3000
+
+
+@pytest.fixture
+def broker(kafka_broker: KafkaSettings) -> Broker:
+    return Broker(kafka_broker)
+
+
+@pytest.mark.parametrize("wire", ["v1", "v2"])
+def test_every_event_of_the_source_reaches_its_topic(tmp_path: Path, broker: Broker, wire: str) -> None:
+    source = Source(tmp_path, max_events=EVENTS, rate=50_000)
+    with source.serve() as url:
+        service, reports = broker.producer(url, {"protocol": wire})
+        with running(service):
+            wait_for(lambda: source.ledger.total() == EVENTS, "the simulator")
+            expected = source.identities(wire=wire)
+            wait_for(lambda: bool(reports) and reports[-1]["acknowledged"] >= len(expected), "the acknowledgements")
+    assert source.ledger.total() == EVENTS
+    assert broker.identities() == source.identities(wire=wire)
+    assert broker.dead_letters() == []
+    assert broker.gaps() == []
