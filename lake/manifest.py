@@ -263,6 +263,13 @@ class Snapshot(Protocol):
     def total_rows(self, table: str) -> int:
         """Rows of a table in this version (tombstones included)."""
 
+    def positions(self, topics: Collection[str] | None = None) -> dict[TopicPartition, int]:
+        """The next offset of each partition in this version (partitions that had not moved are missing).
+
+        Rows of version v are those with kafka_offset < positions(v), whatever files hold them today. Raises
+        SnapshotExpired for a version that `Manifest.thin` removed.
+        """
+
     def gaps(self, start_us: int, end_us: int) -> list[Gap]:
         """Gaps that overlap start_us <= t < end_us."""
 
@@ -287,6 +294,12 @@ class Manifest(Protocol):
         """Sets a position without rows (first start in mid-topic, history lost at the broker).
 
         Raises CommitRefused if the epoch is not the caller's or the position would move backwards.
+        """
+
+    def rewind(self, topic: str, partition: int, next_offset: int) -> int:
+        """Sets a position to any offset and fences its owner; returns the version. Raises CommitRefused if unknown.
+
+        For an operator who accepts that a topic was recreated: what is read again is dropped by its identity.
         """
 
     def commit(self, commit: Commit) -> int:
@@ -331,6 +344,9 @@ class Manifest(Protocol):
 
     def forget(self, paths: Iterable[str]) -> int:
         """Removes retired files from the manifest after they were unlinked; returns how many."""
+
+    def thin(self, before_us: int, keep_every_us: int = HOUR_US) -> int:
+        """Thins out the history of positions before that time to the last one of every period; returns rows removed."""
 
     def hold(self, name: str, owner: str) -> AbstractContextManager[None]:
         """A named lock over all processes, freed when the process dies; raises LockHeld at once if taken."""

@@ -48,11 +48,15 @@ _LIVE_AT = "added_version <= ? AND (retired_version IS NULL OR retired_version >
 
 _VERSION_1 = (
     """CREATE TABLE state (
-        id INTEGER PRIMARY KEY CHECK (id = 1), version BIGINT NOT NULL, horizon BIGINT NOT NULL)""",
-    "INSERT INTO state VALUES (1, 0, 0)",
+        id INTEGER PRIMARY KEY CHECK (id = 1), version BIGINT NOT NULL, horizon BIGINT NOT NULL,
+        thinned BIGINT NOT NULL)""",
+    "INSERT INTO state VALUES (1, 0, 0, 0)",
     """CREATE TABLE offsets (
         topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL, epoch BIGINT NOT NULL,
         owner TEXT NOT NULL, claimed_us BIGINT NOT NULL, PRIMARY KEY (topic, partition))""",
+    """CREATE TABLE advances (
+        topic TEXT NOT NULL, partition INTEGER NOT NULL, version BIGINT NOT NULL, next_offset BIGINT NOT NULL,
+        PRIMARY KEY (topic, partition, version))""",
     """CREATE TABLE versions (
         version BIGINT PRIMARY KEY, created_us BIGINT NOT NULL, reason TEXT NOT NULL, id TEXT NOT NULL UNIQUE,
         files_added BIGINT NOT NULL, files_retired BIGINT NOT NULL, rows_added BIGINT NOT NULL,
@@ -140,6 +144,20 @@ class SqlManifest(ABC):
                     "Claim the partition again and read its offset.",
                 )
 
+    def rewind(self, topic: str, partition: int, next_offset: int) -> int:
+        """See `Manifest.rewind`."""
+        with self._transaction() as cursor:
+            version, _ = self._next_version(cursor, change := f"rewind-{topic}-{partition}-{now_us()}")
+            cursor.execute(
+                self._sql("UPDATE offsets SET next_offset = ?, epoch = epoch + 1 WHERE topic = ? AND partition = ?"),
+                (next_offset, topic, partition),
+            )
+            if cursor.rowcount != 1:
+                raise CommitRefused(f"The manifest does not know {topic}[{partition}].", "Check the topic's name.")
+            self._record_advance(cursor, topic, partition, version, next_offset)
+            self._add_version(cursor, version, "rewind", change, (), 0, 0)
+        return version
+
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def commit(self, commit: Commit) -> int:
@@ -148,7 +166,7 @@ class SqlManifest(ABC):
             version, known = self._next_version(cursor, commit.id)
             if known:
                 return version
-            self._advance(cursor, commit.advances)
+            self._advance(cursor, commit.advances, version)
             self._add_files(cursor, commit.files, version)
             self._add_counts(cursor, commit.counts)
             for gap in commit.gaps:
@@ -302,6 +320,36 @@ class SqlManifest(ABC):
         )
         return [RetiredFile(*row) for row in rows]
 
+    def thin(self, before_us: int, keep_every_us: int = HOUR_US) -> int:
+        """See `Manifest.thin`."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                self._sql("SELECT max(version) FROM versions WHERE created_us < ?"),
+                (before_us,),
+            )
+            newest = cursor.fetchone()[0]
+            if newest is None:
+                return 0
+            # Kept: per partition the last position of each period. Positions inside a period cannot be asked for then.
+            cursor.execute(
+                self._sql(
+                    "DELETE FROM advances WHERE version < ? AND version NOT IN ("
+                    " SELECT max(a.version) FROM advances a JOIN versions v ON v.version = a.version"
+                    " WHERE a.version <= ? GROUP BY a.topic, a.partition, v.created_us / ?)"
+                ),
+                (newest, newest, keep_every_us),
+            )
+            removed = int(cursor.rowcount)
+            cursor.execute(
+                self._sql(
+                    "DELETE FROM versions WHERE version < ? AND version NOT IN (SELECT version FROM advances)"
+                    " AND version NOT IN (SELECT added_version FROM files)"
+                ),
+                (newest,),
+            )
+            cursor.execute(self._sql("UPDATE state SET thinned = ? WHERE id = 1"), (newest,))
+        return removed
+
     # --- steps of a change ------------------------------------------------------------------------------------------
 
     def _next_version(self, cursor: Any, change_id: str) -> tuple[int, bool]:
@@ -315,7 +363,7 @@ class SqlManifest(ABC):
         cursor.execute(self._sql("UPDATE state SET version = version - 1 WHERE id = 1"))
         return int(row[0]), True
 
-    def _advance(self, cursor: Any, advances: Sequence[Advance]) -> None:
+    def _advance(self, cursor: Any, advances: Sequence[Advance], version: int) -> None:
         statement = self._sql(
             "UPDATE offsets SET next_offset = ? WHERE topic = ? AND partition = ? AND next_offset = ? AND epoch = ?"
         )
@@ -326,6 +374,8 @@ class SqlManifest(ABC):
                 )
             cursor.execute(statement, (step.next, step.topic, step.partition, step.expected, step.epoch))
             if cursor.rowcount == 1:
+                if step.next > step.expected:
+                    self._record_advance(cursor, step.topic, step.partition, version, step.next)
                 continue
             cursor.execute(
                 self._sql("SELECT next_offset, epoch, owner FROM offsets WHERE topic = ? AND partition = ?"),
@@ -338,6 +388,9 @@ class SqlManifest(ABC):
                 f" the manifest has {found}.",
                 "Drop the batch, claim the partition again if it is still assigned, and read from the manifest's offset.",
             )
+
+    def _record_advance(self, cursor: Any, topic: str, partition: int, version: int, next_offset: int) -> None:
+        cursor.execute(self._sql("INSERT INTO advances VALUES (?, ?, ?, ?)"), (topic, partition, version, next_offset))
 
     def _add_files(self, cursor: Any, files: Sequence[NewFile], version: int) -> None:
         if not files:
@@ -520,6 +573,25 @@ class SqlSnapshot:
     def total_rows(self, table: str) -> int:
         """See `Snapshot.total_rows`."""
         return self.totals(table).rows
+
+    def positions(self, topics: Collection[str] | None = None) -> dict[TopicPartition, int]:
+        """See `Snapshot.positions`."""
+        thinned = self._manifest._query("SELECT thinned FROM state WHERE id = 1")[0][0]
+        if self._version < thinned and not self._manifest._query(
+            "SELECT 1 FROM versions WHERE version = ?", (self._version,)
+        ):
+            raise SnapshotExpired(
+                f"The offsets of version {self._version} were thinned out.", "Ask for a version of `lake versions`."
+            )
+        rows = self._manifest._query(
+            "SELECT a.topic, a.partition, a.next_offset FROM advances a JOIN (SELECT topic, partition, max(version) AS v"
+            " FROM advances WHERE version <= ? GROUP BY topic, partition) newest"
+            " ON a.topic = newest.topic AND a.partition = newest.partition AND a.version = newest.v",
+            (self._version,),
+        )
+        return {
+            TopicPartition(topic, number): offset for topic, number, offset in rows if not topics or topic in topics
+        }
 
     def gaps(self, start_us: int, end_us: int) -> list[Gap]:
         """See `Snapshot.gaps`."""

@@ -40,7 +40,11 @@ class SqliteManifest(SqlManifest):
             )
         if options.create and not options.read_only:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def url(self) -> str:
