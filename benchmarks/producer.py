@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-
 from producers import wire_v1, wire_v2
 from producers.config import ProducerSettings, SourceSettings
 from producers.connection import Opening

@@ -110,10 +110,13 @@ def decode(frame: bytes) -> Frame:
             None if record is None else bytes(record),
         )
     if type(event) is _Identity:
-        return Identity(event.cursor, event.time_us, event.did, bytes(event.identity))
-    if type(event) is _Account:
-        return Account(event.cursor, event.time_us, event.did, bytes(event.account))
-    raise AssertionError("the decoder knows no other kind")
+        kind: type[Identity | Account] = Identity
+        upstream = bytes(event.identity)
+    elif type(event) is _Account:
+        upstream, kind = bytes(event.account), Account
+    else:
+        raise AssertionError("the decoder knows no other kind")
+    return kind(event.cursor, event.time_us, event.did, upstream) if upstream[:1] == b"{" else _decode_tolerantly(frame)
 
 
 def _decode_tolerantly(frame: bytes) -> Frame:

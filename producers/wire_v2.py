@@ -69,7 +69,11 @@ class _Message(msgspec.Struct, tag_field="$type", tag="message", forbid_unknown_
     payload: _Commit | _Identity | _Account | _Sync
 
 
-_decode_strictly = msgspec.json.Decoder(_Message).decode
+class _Error(msgspec.Struct, tag_field="$type", tag="error", gc=False):
+    """Only makes the decoder insist on the envelope's $type, which one type alone would let be absent."""
+
+
+_decode_strictly = msgspec.json.Decoder(_Message | _Error).decode
 
 
 def parameters(settings: SourceSettings, cursor: int | None, *, dictionary_id: int | None) -> list[tuple[str, str]]:
@@ -89,9 +93,12 @@ def parameters(settings: SourceSettings, cursor: int | None, *, dictionary_id: i
 def decode(frame: bytes) -> Frame:
     """What one uncompressed v2 frame means. Never raises."""
     try:
-        payload = _decode_strictly(frame).payload
+        message = _decode_strictly(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _decode_tolerantly(frame)
+    if type(message) is not _Message:
+        return _decode_tolerantly(frame)
+    payload = message.payload
     time_us = parse_canonical_time(payload.time)
     if time_us is None:
         return _decode_tolerantly(frame)
@@ -111,12 +118,15 @@ def decode(frame: bytes) -> Frame:
             None if record is None else bytes(record),
         )
     if type(payload) is _Identity:
-        return Identity(payload.seq, time_us, payload.did, bytes(payload.identity))
-    if type(payload) is _Account:
-        return Account(payload.seq, time_us, payload.did, bytes(payload.account))
-    if type(payload) is _Sync:
-        return Sync(payload.seq, time_us, payload.did, bytes(payload.sync))
-    raise AssertionError("the decoder knows no other payload")
+        kind: type[Identity | Account | Sync] = Identity
+        upstream = bytes(payload.identity)
+    elif type(payload) is _Account:
+        upstream, kind = bytes(payload.account), Account
+    elif type(payload) is _Sync:
+        upstream, kind = bytes(payload.sync), Sync
+    else:
+        raise AssertionError("the decoder knows no other payload")
+    return kind(payload.seq, time_us, payload.did, upstream) if upstream[:1] == b"{" else _decode_tolerantly(frame)
 
 
 _UPSTREAM: Final[dict[str, type[Identity | Account | Sync]]] = {"identity": Identity, "account": Account, "sync": Sync}
