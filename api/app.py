@@ -1,0 +1,103 @@
+"""The application factory: everything that answers, put together from settings and a lake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from api.admission import QueryRunner
+from api.config import ApiSettings
+from api.current import CurrentState
+from api.cursors import CursorCodec
+from api.engine import Engine
+from api.errors import install_handlers
+from api.middleware import RequestCounts, RequestLayer
+from api.routes import health, page, search, stats
+from api.services import Services, make_lanes
+from api.snapshots import SnapshotSource
+from lake.manifest import open_manifest
+
+VERSION: Final = "1.0.0"
+"""Version of the HTTP contract."""
+
+_DESCRIPTION: Final = """
+Search, count and export what the Bluesky firehose brought. Every answer names the snapshot it was computed from and the known
+gaps of the range it covers; deleted, edited-away and hidden records never appear. Errors are RFC 9457 problem details.
+"""
+
+
+def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAPI:
+    """Build the application over a lake folder and its manifest (SQLite path or PostgreSQL URL), both read only.
+
+    The manifest is opened on first use, so that the application may start before the writer made it; until then data
+    endpoints answer 503.
+    """
+    lake_root = Path(lake).absolute()
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    state = settings.state_dir.absolute()
+    engine = Engine(
+        [lake_root, state],
+        threads=settings.threads,
+        memory_mb=settings.memory_limit_mb,
+        spill_mb=settings.spill_limit_mb,
+        spill_dir=state / "spill",
+    )
+    light, heavy = make_lanes(settings)
+    services = Services(
+        settings=settings,
+        lake_root=lake_root,
+        snapshots=SnapshotSource(lambda: open_manifest(manifest, read_only=True), settings.snapshot_seconds),
+        engine=engine,
+        runner=QueryRunner(engine, light=light, heavy=heavy, seconds=settings.query_seconds),
+        current=CurrentState(lake_root, settings.state_cache_mb * 2**20),
+        cursors=CursorCodec(load_secret(state / "cursor.key")),
+        counts=RequestCounts(),
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            services.close()
+
+    app = FastAPI(
+        title="Bluesky Post Explorer",
+        version=VERSION,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        middleware=[Middleware(RequestLayer, settings=settings, counts=services.counts)],
+    )
+    app.state.services = services
+    install_handlers(app)
+    app.include_router(health.router)
+    app.include_router(page.router)
+    for module in (search, stats):
+        app.include_router(module.router, prefix="/v1")
+    return app
+
+
+def load_secret(path: Path) -> bytes:
+    """The secret that signs cursors, made on first use and readable by the owner only; restarts keep cursors valid."""
+    try:
+        found = path.read_bytes()
+        if len(found) == 32:
+            return found
+    except FileNotFoundError:
+        pass
+    secret = secrets.token_bytes(32)
+    temporary = path.with_suffix(".new")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(secret)
+    temporary.replace(path)
+    return secret

@@ -1,0 +1,73 @@
+"""Public columns of a table: their names, the lake columns each one needs, and the conversion of result tables.
+
+Public names are the Avro field names of `schemas.records`, with `time` and `received` for the two times, plus `uri`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from api.times import format_time
+from lake.convert import from_lake_columns
+from schemas.tables import TABLES
+
+_RENAMED: Final = {"time_us": "time", "received_us": "received"}
+_TIMES: Final = ("time", "received")
+_URI_FIELDS: Final = ("did", "collection", "rkey")
+PROVENANCE: Final = ("kafka_partition", "kafka_offset")
+
+
+@cache
+def public_fields(table: str) -> tuple[str, ...]:
+    """Every column that a client may ask for, `uri` first, provenance last. KeyError for an unknown table."""
+    names = [_RENAMED.get(group.field.name, group.field.name) for group in TABLES[table].groups]
+    return (*(("uri",) if "collection" in names else ()), *names, *PROVENANCE)
+
+
+@cache
+def lake_columns(table: str, fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The lake columns that these public fields are made of, each once, in the order of the table."""
+    wanted = set(fields) | (set(_URI_FIELDS) if "uri" in fields else set())
+    columns = [
+        column
+        for group in TABLES[table].groups
+        if _RENAMED.get(group.field.name, group.field.name) in wanted
+        for column, _ in group.columns
+    ]
+    return (*columns, *(name for name in PROVENANCE if name in wanted))
+
+
+def publish(table: str, rows: pa.Table, fields: Sequence[str]) -> pa.Table:
+    """Lake rows as the public columns `fields`, in that order; times stay timestamps (UTC), everything else is as
+    the network had it."""
+    plain = rows.select([name for name in rows.column_names if name not in _TIMES])
+    found = from_lake_columns(table, plain)
+    columns: dict[str, Any] = {}
+    for field in fields:
+        if field == "uri":
+            columns[field] = pc.binary_join_element_wise(
+                pa.scalar("at:/"), found["did"], found["collection"], found["rkey"], "/"
+            )
+        elif field in _TIMES:
+            columns[field] = rows[field]
+        else:
+            columns[field] = found[field]
+    return pa.table(columns)
+
+
+def to_json(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as JSON values: times in RFC 3339 UTC, null for members that a record does not have."""
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_timestamp(column.type):
+            micros = column.cast(pa.int64()).to_pylist()
+            columns[name] = [None if value is None else format_time(value) for value in micros]
+        else:
+            columns[name] = column.to_pylist()
+    names = list(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]

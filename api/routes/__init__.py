@@ -1,0 +1,1 @@
+"""One module per group of addresses; each turns parameters into a plan and a result into an answer."""

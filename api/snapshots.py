@@ -1,0 +1,129 @@
+"""Which version of the lake an answer is about, which files it reads, and what is known to be missing from them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from api.times import format_time
+from lake.manifest import LiveFile, Manifest, Snapshot
+
+_END_OF_TIME_US: Final = 253_402_300_799_999_999
+
+
+class SnapshotSource:
+    """Gives snapshots of the manifest; thread-safe. Every call may block for the manifest's busy timeout."""
+
+    def __init__(self, opener: Callable[[], Manifest], reuse_seconds: float) -> None:
+        """`opener` is called on first use, and again until it succeeds: the API may start before the writer."""
+        self._opener = opener
+        self._reuse_seconds = reuse_seconds
+        self._lock = threading.Lock()
+        self._manifest: Manifest | None = None
+        self._newest: tuple[float, Snapshot] | None = None
+
+    def newest(self) -> Snapshot:
+        """The newest version, at most `reuse_seconds` old. Raises ManifestUnavailable while there is no manifest."""
+        with self._lock:
+            now = time.monotonic()
+            if self._newest is None or now - self._newest[0] > self._reuse_seconds:
+                self._newest = (now, self._open().snapshot())
+            return self._newest[1]
+
+    def at(self, version: int) -> Snapshot:
+        """An older version; raises SnapshotExpired when it cannot be read any more."""
+        with self._lock:
+            return self._open().snapshot(version)
+
+    def close(self) -> None:
+        """Close the manifest; later calls open it again."""
+        with self._lock:
+            if self._manifest is not None:
+                self._manifest.close()
+            self._manifest = self._newest = None
+
+    def _open(self) -> Manifest:
+        if self._manifest is None:
+            self._manifest = self._opener()
+        return self._manifest
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The files of one table that a query has to read, in the order of their hours."""
+
+    snapshot: Snapshot
+    table: str
+    files: tuple[LiveFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in those files, an upper bound of what matches."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Compressed bytes of those files, an upper bound of what is read."""
+        return sum(file.bytes for file in self.files)
+
+    def steps(self, *, newest_first: bool, first_rows: int, largest_rows: int) -> list[tuple[LiveFile, ...]]:
+        """The files in steps of whole hours along the walk; each step holds about twice the rows of the one before."""
+        hours: dict[int, list[LiveFile]] = {}
+        for file in self.files:
+            hours.setdefault(file.hour_us, []).append(file)
+        steps: list[tuple[LiveFile, ...]] = []
+        step: list[LiveFile] = []
+        rows, target = 0, first_rows
+        for hour in sorted(hours, reverse=newest_first):
+            step += hours[hour]
+            rows += sum(file.rows for file in hours[hour])
+            if rows >= target:
+                steps.append(tuple(step))
+                step, rows, target = [], 0, min(target * 2, largest_rows)
+        if step:
+            steps.append(tuple(step))
+        return steps
+
+
+def scan(snapshot: Snapshot, table: str, start_us: int | None, end_us: int | None) -> Scan:
+    """Plan the files for a range of arrival time. Raises SnapshotExpired."""
+    found = snapshot.files(table, start_us, end_us)
+    kept = [
+        file
+        for file in found
+        if (end_us is None or file.min_time_us < end_us) and (start_us is None or file.max_time_us >= start_us)
+    ]
+    return Scan(snapshot, table, tuple(kept))
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    """How an answer names its snapshot."""
+    return {"version": snapshot.version, "created": format_time(snapshot.created_us)}
+
+
+def coverage_json(
+    snapshot: Snapshot, tables: Sequence[str], start_us: int | None, end_us: int | None
+) -> dict[str, Any]:
+    """What the archive has of a range: first and newest event of the tables, and the gaps that overlap the range."""
+    totals = [snapshot.totals(table) for table in tables]
+    oldest = min((t.min_time_us for t in totals if t.min_time_us is not None), default=None)
+    newest = max((t.max_time_us for t in totals if t.max_time_us is not None), default=None)
+    gaps = snapshot.gaps(start_us if start_us is not None else 0, end_us if end_us is not None else _END_OF_TIME_US)
+    return {
+        "start": format_time(start_us) if start_us is not None else None,
+        "end": format_time(end_us) if end_us is not None else None,
+        "oldest_event": format_time(oldest) if oldest is not None else None,
+        "newest_event": format_time(newest) if newest is not None else None,
+        "gaps": [
+            {
+                "start": format_time(gap.start_us) if gap.start_us is not None else None,
+                "end": format_time(gap.end_us) if gap.end_us is not None else None,
+                "source": gap.source_host,
+                "reason": gap.reason,
+            }
+            for gap in gaps
+        ],
+    }

@@ -1,0 +1,185 @@
+"""GET /v1/search: what it returns, in which order, and what it never returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tests.api.lake_builder import POST, LakeBuilder, did
+
+
+def texts(client: httpx.Client, **parameters: Any) -> list[str]:
+    answer = client.get("/v1/search", params={"clock": "arrival", **parameters})
+    assert answer.status_code == 200, answer.text
+    return [row["text"] for row in answer.json()["results"]]
+
+
+def test_posts_come_back_as_the_network_had_them(builder: LakeBuilder, client: httpx.Client) -> None:
+    parent = builder.post(did(1), "first")
+    builder.tick()
+    reply = builder.post(
+        did(2),
+        "a reply",
+        langs=["en", "pt-BR"],
+        reply_parent_uri=parent["uri"],
+        reply_parent_cid=parent["cid"],
+        reply_root_uri=parent["uri"],
+        reply_root_cid=parent["cid"],
+        rkey="not-a-tid",
+    )
+    builder.commit()
+    row = client.get("/v1/search", params={"text": "reply"}).json()["results"][0]
+    assert row["uri"] == reply["uri"] == f"at://{did(2)}/{POST}/not-a-tid"
+    assert row["cid"] == reply["cid"]
+    assert row["reply_parent_uri"] == parent["uri"]
+    assert row["created_at"] == reply["created_at"]
+    assert row["langs"] == ["en", "pt-BR"]
+    assert row["time"] == "2026-03-01T10:00:01.000000Z"
+
+
+def test_newest_first_over_hours_and_pages_to_the_end(builder: LakeBuilder, client: httpx.Client) -> None:
+    for number in range(57):
+        builder.post(did(number % 5), f"post {number}")
+        if number % 3:
+            builder.tick(613)
+        if number % 20 == 19:
+            builder.commit()
+    builder.commit()
+    for sort, expected in (("newest", range(56, -1, -1)), ("oldest", range(57))):
+        seen: list[str] = []
+        parameters: dict[str, Any] = {"sort": sort, "limit": 10}
+        while True:
+            body = client.get("/v1/search", params=parameters).json()
+            seen += [row["text"] for row in body["results"]]
+            if body["meta"]["next_cursor"] is None:
+                break
+            assert body["meta"]["complete"]
+            parameters["cursor"] = body["meta"]["next_cursor"]
+        assert seen == [f"post {number}" for number in expected]
+
+
+def test_a_deleted_post_is_gone_at_once(builder: LakeBuilder, client: httpx.Client) -> None:
+    kept, gone = builder.post(did(1), "kept"), builder.post(did(1), "gone")
+    builder.commit()
+    assert set(texts(client)) == {"kept", "gone"}
+    builder.tick(86_400)
+    builder.delete(gone["uri"])
+    builder.commit()
+    assert texts(client) == ["kept"]
+    assert kept["uri"]
+
+
+def test_an_edited_post_appears_once_as_edited(builder: LakeBuilder, client: httpx.Client) -> None:
+    before = builder.post(did(1), "before")
+    builder.tick(10)
+    builder.post(did(1), "after", operation="update", rkey=before["rkey"])
+    builder.commit()
+    assert texts(client) == ["after"]
+
+
+def test_accounts_hide_and_end_their_posts(builder: LakeBuilder, client: httpx.Client) -> None:
+    for number in range(4):
+        builder.post(did(number), f"by {number}")
+    builder.tick()
+    builder.account(did(0), active=False, status="deactivated")
+    builder.account(did(1), active=False, status="deleted")
+    builder.account(did(2), active=False, status="takendown")
+    builder.account(did(3), active=True, status="throttled")
+    builder.commit()
+    assert texts(client) == ["by 3"]
+    builder.tick()
+    for number in range(3):
+        builder.account(did(number), active=True, status=None)
+    builder.tick()
+    builder.post(did(1), "back again")
+    builder.commit()
+    assert set(texts(client)) == {"by 0", "by 2", "by 3", "back again"}
+
+
+def test_a_sync_replaces_what_was_there(builder: LakeBuilder, client: httpx.Client) -> None:
+    first, second = builder.post(did(1), "lost"), builder.post(did(1), "still there")
+    builder.tick()
+    builder.sync(did(1))
+    builder.tick()
+    builder.post(did(1), "still there", rkey=second["rkey"], resync=True)
+    builder.commit()
+    assert texts(client) == ["still there"]
+    assert first["uri"]
+
+
+def test_filters_by_features(builder: LakeBuilder, client: httpx.Client) -> None:
+    facet = {"features": [{"$type": "app.bsky.richtext.facet#mention", "did": did(9)}]}
+    tag = {"features": [{"$type": "app.bsky.richtext.facet#tag", "tag": "Climate"}]}
+    card = {"$type": "app.bsky.embed.external", "external": {"uri": "https://www.NYTimes.com/2026/x?a=1"}}
+    builder.post(did(1), "mention", facets=[facet], langs=["en-US"])
+    builder.post(did(1), "tagged", facets=[tag], langs=["pt"])
+    quoted = builder.post(did(2), "card", embed=card, labels={"values": [{"val": "porn"}]})
+    builder.post(
+        did(3),
+        "quoting",
+        embed={"$type": "app.bsky.embed.record", "record": {"uri": quoted["uri"], "cid": quoted["cid"]}},
+    )
+    builder.identity(did(9), "Alice.Example.com")
+    builder.commit()
+    assert texts(client, mention=did(9)) == ["mention"]
+    assert texts(client, mention="@alice.example.com") == ["mention"]
+    assert texts(client, hashtag="#CLIMATE") == ["tagged"]
+    assert texts(client, domain="nytimes.com") == ["card"]
+    assert texts(client, url="http://nytimes.com/2026/") == ["card"]
+    assert texts(client, url="nytimes.com/2025/") == []
+    assert texts(client, lang="en") == ["mention"]
+    assert texts(client, lang="en-US") == ["mention"]
+    assert texts(client, not_lang="en", not_hashtag="climate", not_domain="nytimes.com") == ["quoting"]
+    assert texts(client, label="porn") == ["card"]
+    assert texts(client, quote="true") == ["quoting"]
+    assert texts(client, quoted=quoted["uri"]) == ["quoting"]
+    assert texts(client, quoted_author=did(2)) == ["quoting"]
+    assert texts(client, media="external") == ["card"]
+    assert set(texts(client, not_author=did(1))) == {"card", "quoting"}
+
+
+def test_an_empty_lake_answers_with_an_empty_page(client: httpx.Client) -> None:
+    body = client.get("/v1/search").json()
+    assert body["results"] == []
+    assert body["meta"]["next_cursor"] is None
+    assert body["snapshot"]["version"] == 0
+
+
+def test_a_missing_manifest_is_503_and_not_ready(tmp_path_factory: Any, make_client: Any, builder: LakeBuilder) -> None:
+    builder.manifest_path = str(tmp_path_factory.mktemp("none") / "absent.sqlite")
+    client = make_client()
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 503
+    answer = client.get("/v1/search")
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"]
+
+
+def test_stats_count_what_was_committed(builder: LakeBuilder, client: httpx.Client) -> None:
+    builder.post(did(1), "one")
+    builder.identity(did(1), "a.example.com")
+    builder.commit()
+    body = client.get("/v1/stats").json()
+    assert body["rows"] == 2
+    assert {table["table"]: table["rows"] for table in body["tables"]} == {POST: 1, "identity": 1}
+
+
+def test_unknown_and_wrong_parameters_are_named(client: httpx.Client) -> None:
+    for parameters, status, named in (
+        ({"txt": "x"}, 400, "text"),
+        ({"text": '"open'}, 422, "never closed"),
+        ({"limit": "5000"}, 422, "limit"),
+        ({"start": "yesterday"}, 422, "start"),
+        ({"start": "2026-01-02", "end": "2026-01-01"}, 422, "earlier"),
+        ({"cursor": "AAAA"}, 400, "cursor"),
+        ({"fields": "uri,txt"}, 422, "text"),
+        ({"author": "not a handle"}, 422, "author"),
+        ({"author": "nobody.example.com"}, 404, "nobody.example.com"),
+        ({"limit": ["1", "2"]}, 422, "more than once"),
+    ):
+        answer = client.get("/v1/search", params=parameters)
+        assert answer.status_code == status, (parameters, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert named in answer.json()["detail"], answer.text
