@@ -11,7 +11,7 @@ EXPLORER := $(PYTHON) -m pipeline.cli
 DURATION ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo live test check format bench clean clean-all
+.PHONY: help setup setup-dev demo live test check format docs bench clean clean-all
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -37,6 +37,9 @@ check: setup-dev ## formatting, lint, types, import rules, documents that repeat
 format: setup-dev ## rewrite the sources as `make check` wants them
 	@$(PYTHON) -m ruff format .
 	@$(PYTHON) -m ruff check --fix .
+
+docs: setup-dev ## rewrite the generated pages under docs/reference
+	@$(PYTHON) -m pipeline.docs_check --write
 
 bench: setup-dev ## the measurements of benchmarks/, each printed with its inputs
 	@$(EXPLORER) bench

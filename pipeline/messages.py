@@ -99,8 +99,8 @@ def _read(
                     message.partition() or 0,
                     message.offset() or 0,
                     0 if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds * 1000,
-                    message.key(),  # type: ignore[arg-type]
-                    message.value(),  # type: ignore[arg-type]
+                    message.key(),
+                    message.value(),
                     dict(message.headers() or ()),  # type: ignore[arg-type]
                 )
             elif error.code() == KafkaError._PARTITION_EOF:

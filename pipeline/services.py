@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
+from pipeline.errors import SettingsError
 from pipeline.kafka import check_reachable, make_consumer, make_producer
 from pipeline.runtime import Report, Service
 from pipeline.settings import Settings
+from schemas.framing import Framing, SingleObjectFraming
 
 Make = Callable[[Report], Service]
+
+
+def framing(settings: Settings) -> Framing:
+    """How values are framed: with registry ids when a registry is set, with schema fingerprints otherwise."""
+    if settings.schema_registry is None:
+        return SingleObjectFraming()
+    raise SettingsError("no registry client in this release", "unset EXPLORER_SCHEMA_REGISTRY")
 
 
 def producer(settings: Settings) -> Make:
@@ -27,8 +37,9 @@ def producer(settings: Settings) -> Make:
             settings.source,
             settings.producer,
             framing=framing(settings),
-            producer_factory=partial(make_producer, settings.kafka),
-            consumer_factory=partial(make_consumer, settings.kafka),
+            # The client's own type stubs are narrower than what it takes; the room names what it uses.
+            producer_factory=cast(Callable[..., Any], partial(make_producer, settings.kafka)),
+            consumer_factory=cast(Callable[..., Any], partial(make_consumer, settings.kafka)),
             report=report,
         )
 
@@ -60,7 +71,7 @@ def maintain(settings: Settings) -> Make:
     """Rolling, erasure, retention, clean-up."""
 
     def make(report: Report) -> Service:
-        from consumers.service import MaintenanceService
+        from consumers.maintenance import MaintenanceService
         from lake.manifest import open_manifest
         from lake.store import LakeStore
 

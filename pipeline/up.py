@@ -130,7 +130,7 @@ class Up:
     def pause_source(self) -> None:
         """Makes the simulator generate no further events; its connections stay open."""
         try:
-            httpx.post(f"{self.simulator_url}/_simulator/pause", timeout=5.0).raise_for_status()
+            httpx.get(f"{self.simulator_url}/_simulator/pause", timeout=5.0).raise_for_status()
         except httpx.HTTPError as error:
             raise SupervisionError(
                 f"the simulator at {self.simulator_url} did not pause: {error}", "see its log in the logs folder"

@@ -1,0 +1,83 @@
+"""The tools that tests need and no package client installs: found, or installed where that is possible.
+
+`make test` calls `python -m pipeline.prerequisites --install` before pytest, so that no test has to be left out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+INSTALL_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program of the operating system: how to find it, the Debian package that brings it, what needs it."""
+
+    name: str
+    find: Callable[[], str | None]
+    package: str
+    purpose: str
+
+
+def find_postgres() -> str | None:
+    """The PostgreSQL server's program; Debian keeps it off the path, in a folder by version."""
+    found = shutil.which("postgres")
+    if found:
+        return found
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: path.parts[-3])
+    return str(candidates[-1]) if candidates else None
+
+
+def find_chromium() -> str | None:
+    """A browser that runs without a display."""
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+
+
+TOOLS = (
+    Tool("postgres", find_postgres, "postgresql", "the manifest on PostgreSQL"),
+    Tool("chromium", find_chromium, "chromium", "the web page in a real browser"),
+)
+
+
+def missing() -> list[Tool]:
+    """The tools that are not on this machine."""
+    return [tool for tool in TOOLS if tool.find() is None]
+
+
+def install_command(tools: list[Tool]) -> list[str]:
+    """The Debian command that installs `tools`."""
+    return ["apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in tools)]
+
+
+@click.command()
+@click.option("--install", is_flag=True, help="Install what is missing when this is root on Debian.")
+def main(install: bool) -> None:
+    """Check that every tool the tests need is there; exit status 1 and the exact command when one is not."""
+    lacking = missing()
+    if lacking and install and os.geteuid() == 0 and shutil.which("apt-get"):
+        click.echo(f"installing {', '.join(tool.name for tool in lacking)} for the tests")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["apt-get", "update"], install_command(lacking)):
+            subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL, timeout=INSTALL_SECONDS)
+        lacking = missing()
+    for tool in lacking:
+        click.echo(f"missing: {tool.name}, needed for {tool.purpose}", err=True)
+    if lacking:
+        click.echo(f"install with: sudo {' '.join(install_command(lacking))}", err=True)
+        click.echo("(on another system: the packages of the same programs)", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The real pipeline with SIGKILL in mid-stream: afterwards the lake equals the simulator's ledger exactly."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.support.stack import lake_identities, ledger_identities, stack
+
+KILLS = 6
+AT_LEAST = 20_000
+
+
+def test_lake_equals_ledger_after_sigkills(tmp_path: Path) -> None:
+    environment = {
+        "EXPLORER_SIMULATOR_HISTORY_HOURS": "2",
+        "EXPLORER_SIMULATOR_HISTORY_RATE": "3",
+        "EXPLORER_SIMULATOR_RATE": "1500",
+        "EXPLORER_SIMULATOR_MAX_EVENTS": "500000",
+        "EXPLORER_WRITER_BATCH_AGE_SECONDS": "0.5",
+        "EXPLORER_WRITER_SESSION_TIMEOUT_SECONDS": "6",
+    }
+    with stack(tmp_path, **environment) as running:
+        running.start("broker", "simulator", "writer", "producer")
+        chooser = random.Random(7)
+        for number in range(KILLS):
+            before = running.committed_rows()
+            running.until(lambda rows=before: running.committed_rows() > rows, "more rows are committed")  # type: ignore[misc]
+            running.kill(("producer", "writer")[number % 2])
+            if chooser.random() < 0.5:
+                running.kill(("writer", "producer")[number % 2])
+        running.pause()
+        running.until(running.drained, "everything sent is committed")
+        restarted = {event.name for event in running.events if "started again" in event.text}
+        assert restarted >= {"producer", "writer"}
+        assert running.stop() == []
+
+    expected = ledger_identities(tmp_path / "simulator")
+    found = lake_identities(tmp_path / "lake", tmp_path / "lake" / "manifest.sqlite")
+    assert sum(counter.total() for counter in expected.values()) >= AT_LEAST
+    for table in expected.keys() | found.keys():
+        assert found.get(table) == expected.get(table), table
