@@ -6,8 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from simulator.dictionary import Dictionary
+from simulator.events import RESYNC, SYNC
 from simulator.flaws import broken
-from simulator.generator import RESYNC, SYNC
 from simulator.log import Block, BlockInfo, read_block
 from simulator.wire import BINARY, TEXT, framed, v1_frame
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from schemas.errors import ExplorerError
 
-class SimulatorError(Exception):
+
+class SimulatorError(ExplorerError):
     """Base of all errors that stop the simulator; `remedy` tells the reader what to do about it."""
-
-    exit_code = 1
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(f"{message}. {remedy}")
-        self.message = message
-        self.remedy = remedy
 
 
 class PortTakenError(SimulatorError):

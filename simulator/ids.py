@@ -20,6 +20,13 @@ _TID_SHIFTS = np.arange(60, -1, -5, dtype=np.uint64)
 _CID_DAG_CBOR = np.frombuffer(b"bafyrei", dtype=np.uint8)
 _CID_RAW = np.frombuffer(b"bafkrei", dtype=np.uint8)
 
+# Base32 three characters at a time: a table of 2^15 texts is four times as fast as single characters.
+_THREE = [
+    bytes((BASE32_ALPHABET[code >> 10], BASE32_ALPHABET[code >> 5 & 31], BASE32_ALPHABET[code & 31]))
+    for code in range(1 << 15)
+]
+_THREE_SHIFTS = range(255, -1, -15)
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -67,8 +74,8 @@ def random_cids(rng: np.random.Generator, count: int, *, raw: bool = False) -> l
 
 def cid_of_digest(digest: bytes) -> bytes:
     """Text of the dag-cbor CID whose sha2-256 digest is given."""
-    value = int.from_bytes(b"\x01\x71\x12\x20" + digest, "big") << 2
-    return b"b" + bytes(BASE32_ALPHABET[(value >> shift) & 31] for shift in range(285, -1, -5))
+    value = int.from_bytes(digest, "big") << 2  # two bits of padding at the end
+    return b"bafyrei" + b"".join([_THREE[(value >> shift) & 0x7FFF] for shift in _THREE_SHIFTS])[2:]
 
 
 def time_texts(micros: Ints, unit: Literal["ms", "us"]) -> list[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from simulator.generator import ACCOUNT, IDENTITY, KIND_NAMES, RESYNC, SYNC
+from simulator.events import ACCOUNT, IDENTITY, KIND_NAMES, RESYNC, SYNC
 from simulator.log import COUNT_NAMES, Block, BlockInfo, Counts, add_counts, read_block, read_infos, segment_paths
 from simulator.mix import KNOWN
 

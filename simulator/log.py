@@ -22,7 +22,7 @@ import xxhash
 import zstandard
 
 from simulator.errors import LogDamagedError
-from simulator.generator import CREATE, DELETE, RESYNC, UPDATE, Batch
+from simulator.events import CREATE, DELETE, RESYNC, UPDATE, Batch
 
 _MAGIC = b"jsl1"
 _HEADER = struct.Struct("<4sIQQQQqqIIIQ")

@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-KNOWN = frozenset(
-    f"app.bsky.{name}"
-    for name in (
-        "actor.profile",
-        "actor.status",
-        "actor.contentVisibilityDeclaration",
-        "feed.post",
-        "feed.like",
-        "feed.repost",
-        "feed.generator",
-        "feed.threadgate",
-        "feed.postgate",
-        "graph.follow",
-        "graph.block",
-        "graph.list",
-        "graph.listitem",
-        "graph.listblock",
-        "graph.starterpack",
-        "graph.verification",
-        "labeler.service",
-        "notification.declaration",
-    )
-) | {"chat.bsky.actor.declaration"}
+from schemas.lexicons import LEXICONS
+
+KNOWN = frozenset(LEXICONS)
 """The 19 record collections that have a table of their own; every other collection goes to the table `other`."""
 
 SINGLE_KEYS = {

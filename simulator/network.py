@@ -18,7 +18,8 @@ import msgspec
 from simulator.clock import SimulatedClock
 from simulator.config import SimulatorSettings
 from simulator.errors import DataFolderBusyError, LogVersionError
-from simulator.generator import Batch, Generator
+from simulator.events import Batch
+from simulator.generator import Generator
 from simulator.log import Block, BlockInfo, LogWriter, SegmentInfo, read_block, read_infos
 from simulator.recovery import replay
 from simulator.request import RequestRefusedError
@@ -138,7 +139,7 @@ class Network:
             return tip
         if cursor < TIMESTAMP_CURSOR:
             cursor = max(1, cursor)
-            if cursor >= self.generator.next_seq:
+            if cursor >= self.generator.events.next_seq:
                 return tip
             if cursor < floor.first_seq:
                 if version == 1:
@@ -193,10 +194,10 @@ class Network:
                     f"{path} is ahead of the log ({position} > {self.log.position})",
                     "Restore the whole data folder, or move it away",
                 )
-            self.generator.restore(saved["state"], self.log.last_time)
+            self.generator.restore(saved["state"])
         if position < self.log.position:
             replay(self.generator.population, self._blocks_from(position), position)
-            self.generator.next_seq = self.log.last_seq + 1
+            self.generator.events.next_seq = self.log.last_seq + 1
             self.generator.population.rev_floor = self.log.last_time << 10
             self.generator.reseed(self.log.position)
 

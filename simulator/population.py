@@ -108,6 +108,7 @@ class Population:
             "pools": {name: pool.records for name, pool in self.pools.items()},
             "posts": self.posts,
             "reposts": self.reposts,
+            "last_revs": self.last_revs,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -121,6 +122,7 @@ class Population:
             self.pool(name).records = [tuple(record) for record in records]
         self.posts = [tuple(pair) for pair in state["posts"]]
         self.reposts = list(state["reposts"])
+        self.last_revs = list(state["last_revs"])
 
     def index(self) -> dict[bytes, int]:
         """Account index by DID; built on demand, for recovery only."""

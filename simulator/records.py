@@ -37,7 +37,6 @@ class RecordWriter:
         self._bulk = bulk
         self._draw = draw
         self._blob_cids: list[bytes] = []
-        self._own_cids: list[bytes] = []
         self.rare: dict[str, Callable[[bytes, bytes], bytes]] = {
             "app.bsky.graph.block": self._block,
             "app.bsky.graph.list": self._list,
@@ -63,6 +62,14 @@ class RecordWriter:
             "com.atproto.lexicon.schema": self._lexicon,
             "sh.tangled.feed.star": self._star,
         }
+
+    def state(self) -> dict[str, list[bytes]]:
+        """The supplies of identifiers drawn in advance."""
+        return {"blobs": self._blob_cids}
+
+    def restore(self, state: dict[str, list[bytes]]) -> None:
+        """Inverse of `state`."""
+        self._blob_cids = list(state["blobs"])
 
     def post(self, created: bytes) -> tuple[bytes, bytes | None]:
         """A post record and, for a reply, the strongRef JSON of its thread root."""
@@ -148,11 +155,6 @@ class RecordWriter:
         if not self._blob_cids:
             self._blob_cids = random_cids(self._bulk, 512, raw=True)
         return _BLOB % (mime, self._blob_cids.pop(), 10_000 + int(self._draw.random() ** 2 * largest))
-
-    def _cid(self) -> bytes:
-        if not self._own_cids:
-            self._own_cids = random_cids(self._bulk, 512)
-        return self._own_cids.pop()
 
     def _someone(self) -> bytes:
         dids = self._population.dids

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulator.generator import CREATE, DELETE, RESYNC
+from simulator.events import CREATE, DELETE, RESYNC
 from simulator.ids import random_dids
 from simulator.ledger import block_events
 from simulator.log import Block

@@ -43,6 +43,15 @@ class TextSource:
         self.hosts = self._make_hosts(seed)
         self._tags = self._make_tags(seed)
 
+    def state(self) -> list[tuple[int, list[int]]]:
+        """Per language how far its supply of word ranks is used, and the supply."""
+        return [(words.at, words.ranks) for words in self._languages]
+
+    def restore(self, state: list[tuple[int, list[int]]]) -> None:
+        """Inverse of `state`."""
+        for words, (at, ranks) in zip(self._languages, state, strict=True):
+            words.at, words.ranks = at, list(ranks)
+
     def language(self) -> Words:
         """A language, drawn by its share of posts."""
         return self._draw.choices(self._languages, cum_weights=self._cumulative)[0]
