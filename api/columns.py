@@ -45,15 +45,15 @@ def lake_columns(table: str, fields: tuple[str, ...]) -> tuple[str, ...]:
 def publish(table: str, rows: pa.Table, fields: Sequence[str]) -> pa.Table:
     """Lake rows as the public columns `fields`, in that order; times stay timestamps (UTC), everything else is as
     the network had it."""
-    plain = rows.select([name for name in rows.column_names if name not in _TIMES])
-    found = from_lake_columns(table, plain)
+    asked = set(fields) | (set(_URI_FIELDS) if "uri" in fields else set())
+    found = from_lake_columns(table, rows, [name for name in asked if name not in ("uri", *_TIMES, *PROVENANCE)])
     columns: dict[str, Any] = {}
     for field in fields:
         if field == "uri":
             columns[field] = pc.binary_join_element_wise(
                 pa.scalar("at:/"), found["did"], found["collection"], found["rkey"], "/"
             )
-        elif field in _TIMES:
+        elif field in (*_TIMES, *PROVENANCE):
             columns[field] = rows[field]
         else:
             columns[field] = found[field]

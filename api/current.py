@@ -3,10 +3,12 @@
 Maintenance removes ended rows from the files (column `erased`); until then the rows that ended them are pending, and every
 answer applies them itself. The rules are those of reference "folding to current state" of the Jetstream protocol:
 
-* an update, a delete or a create of a re-download (resync) ends every version of the same record with a smaller rev;
+* an update, a delete or a create of a re-download (resync) ends every older version of the same record;
+* a sync ends all older records of the account: what still exists follows it as new rows;
 * an account event with status `deleted` ends all rows of the account up to its time;
-* while the last account event says inactive (deactivated, suspended, taken down, deleted), all its rows are hidden;
-* a sync ends all rows of the account with a smaller rev: what still exists follows it as new rows.
+* while the last account event says inactive (deactivated, suspended, taken down, deleted), all its rows are hidden.
+
+What "older" means is `lake.fold.NEWER_SQL`, the rule that erasure follows too.
 """
 
 from __future__ import annotations
@@ -21,16 +23,14 @@ from typing import Final
 import pyarrow as pa
 
 from api.engine import Session
+from lake.fold import ENDING_SQL, NEWER_SQL
 from lake.manifest import LiveFile, Snapshot
 
-_KEYS: Final = """
-    SELECT did, collection, rkey_tid, rkey_text, coalesce(rev_tid, 9223372036854775807) AS rev
-    FROM read_parquet($files, hive_partitioning = false) WHERE operation IN ('update', 'delete') OR resync
-"""
-_SYNCS: Final = """
-    SELECT did, coalesce(rev_tid, 9223372036854775807) AS rev
-    FROM read_parquet($files, hive_partitioning = false)
-"""
+_KEYS: Final = (
+    "SELECT did, collection, rkey_tid, rkey_text, rev_tid, time"
+    f" FROM read_parquet($files, hive_partitioning = false) WHERE {ENDING_SQL}"
+)
+_SYNCS: Final = "SELECT did, rev_tid, time FROM read_parquet($files, hive_partitioning = false)"
 _ACCOUNTS: Final = """
     SELECT did, time, coalesce(relay_seq, 0) AS relay_seq, coalesce(active, FALSE) AS active, coalesce(status, '') AS status
     FROM read_parquet($files, hive_partitioning = false)
@@ -48,34 +48,40 @@ _ACCOUNT_ENDS: Final = """
     WHERE until IS NOT NULL
 """
 
-NOT_ENDED: Final = """
-    ANTI JOIN ended_accounts AS a ON a.did = r.did AND r.time <= a.until
-    ANTI JOIN ended_syncs AS s ON s.did = r.did AND coalesce(r.rev_tid, 0) < s.rev
-"""
-"""Joins that leave out the rows (alias r) of accounts that ended or are hidden."""
-NOT_SUPERSEDED: Final = """
-    ANTI JOIN ended_records AS k ON k.did = r.did AND k.rkey_tid IS NOT DISTINCT FROM r.rkey_tid
-        AND k.rkey_text IS NOT DISTINCT FROM r.rkey_text AND k.collection IS NOT DISTINCT FROM r.collection
-        AND coalesce(r.rev_tid, 0) < k.rev
-"""
-"""Join that leaves out the rows (alias r) of records that a later row of the same table replaced or removed."""
+_NEWER: Final = NEWER_SQL.replace("t.", "r.")
+_ACCOUNT_JOIN: Final = "ANTI JOIN ended_accounts AS a ON a.did = r.did AND r.time <= a.until"
+_SYNC_JOIN: Final = f"ANTI JOIN ended_syncs AS s ON s.did = r.did AND {_NEWER}"
+_RECORD_JOIN: Final = (
+    "ANTI JOIN ended_records AS s ON s.did = r.did AND s.rkey_tid IS NOT DISTINCT FROM r.rkey_tid"
+    f" AND s.rkey_text IS NOT DISTINCT FROM r.rkey_text AND s.collection IS NOT DISTINCT FROM r.collection AND {_NEWER}"
+)
 IS_RECORD: Final = "operation IN ('create', 'update') AND erased IS NULL"
 """Rows that hold a record's content."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What ended or hides rows, as of one snapshot; `attach` makes it readable by the joins of this module."""
+    """What ended or hides rows, as of one snapshot; `attach` makes it part of a query."""
 
     records: pa.Table
     accounts: pa.Table
     syncs: pa.Table
 
-    def attach(self, session: Session) -> None:
-        """Register the three relations in a session."""
-        session.register("ended_records", self.records)
-        session.register("ended_accounts", self.accounts)
-        session.register("ended_syncs", self.syncs)
+    def attach(self, session: Session, prefix: str = "ended") -> str:
+        """Register the relations in a session; returns the joins that leave out ended and hidden rows of alias r.
+
+        prefix: tells the relations of two tables in one session apart.
+        """
+        joins = []
+        for name, table, join in (
+            ("records", self.records, _RECORD_JOIN),
+            ("accounts", self.accounts, _ACCOUNT_JOIN),
+            ("syncs", self.syncs, _SYNC_JOIN),
+        ):
+            if table.num_rows:
+                session.register(f"{prefix}_{name}", table)
+                joins.append(join.replace(f"ended_{name}", f"{prefix}_{name}"))
+        return " ".join(joins)
 
 
 class CurrentState:
@@ -93,7 +99,7 @@ class CurrentState:
         """What ends rows of `table` at or after `start_us` in this snapshot. Blocks while new files are read."""
         with self._lock:
             records = self._combine(session, "records", _KEYS, snapshot.superseding(table, start_us))
-            syncs = self._combine(session, "syncs", _SYNCS, snapshot.superseding("sync", start_us))
+            syncs = self._combine(session, "syncs", _SYNCS, snapshot.superseding(table, start_us, "sync"))
             accounts = self._accounts(session, snapshot.files("account"))
         return Ends(records, accounts, syncs)
 
@@ -139,9 +145,10 @@ class CurrentState:
                 ("collection", pa.string()),
                 ("rkey_tid", pa.int64()),
                 ("rkey_text", pa.string()),
-                ("rev", pa.int64()),
+                ("rev_tid", pa.int64()),
+                ("time", pa.timestamp("us")),
             ],
-            "syncs": [("did", pa.string()), ("rev", pa.int64())],
+            "syncs": [("did", pa.string()), ("rev_tid", pa.int64()), ("time", pa.timestamp("us"))],
             "accounts": [
                 ("did", pa.string()),
                 ("time", pa.timestamp("us")),

@@ -17,7 +17,7 @@ from typing import Final
 import pyarrow as pa
 
 from api.columns import lake_columns
-from api.current import IS_RECORD, NOT_ENDED, NOT_SUPERSEDED, CurrentState
+from api.current import IS_RECORD, CurrentState
 from api.cursors import Cursor
 from api.engine import Session
 from api.filters import PostFilters
@@ -90,15 +90,14 @@ def run_search(session: Session, current: CurrentState, root: Path, plan: Search
     """Produce one page; `filters` must have its handles resolved. Blocks for about `plan.seconds` at most, when
     single steps are short; the runner's deadline holds in any case."""
     until = time.monotonic() + plan.seconds
-    current.ends(session, plan.scan.snapshot, POST, plan.filters.start).attach(session)
+    joins = current.ends(session, plan.scan.snapshot, POST, plan.filters.start).attach(session)
     bound = Bound()
     predicates = [IS_RECORD, *post_predicates(plan.filters, bound)]
     if plan.cursor is not None:
         predicates.append(after_predicate(plan.cursor, plan.sort, bound))
     columns = dict.fromkeys((*lake_columns(POST, plan.fields), "time", "kafka_partition", "kafka_offset"))
     statement = (
-        f"SELECT {', '.join(columns)} FROM read_parquet($files, hive_partitioning = false) AS r"
-        f" {NOT_SUPERSEDED} {NOT_ENDED}"
+        f"SELECT {', '.join(columns)} FROM read_parquet($files, hive_partitioning = false) AS r {joins}"
         f" WHERE {all_of(predicates)} ORDER BY {_ORDER[plan.sort]} LIMIT $count"
     )
     found: list[pa.Table] = []
