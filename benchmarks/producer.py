@@ -23,7 +23,7 @@ from typing import Any
 
 from producers import wire_v1, wire_v2
 from producers.config import ProducerSettings, SourceSettings
-from producers.connection import Opening
+from producers.connection import open_connection
 from producers.cursor import LowWaterMark
 from producers.dead_letters import Ceiling
 from producers.intake import Counts, Intake, Resyncs
@@ -164,12 +164,11 @@ def with_socket(frames: list[bytes], wire: str, bootstrap: str | None, server_co
             assert server.stdout is not None
             port = int(server.stdout.readline())
             publisher, mark, intake = new_intake(wire, bootstrap)
-            connection = Opening(f"ws://127.0.0.1:{port}/", timeout=10, max_size=2**25).result(10)
-            assert connection is not None
+            connection = open_connection(f"ws://127.0.0.1:{port}/", timeout=10, max_size=2**25)
             start, cpu = time.perf_counter(), time.process_time()
             session = Session(
                 connection, intake, WIRES[wire].decode, resume_live(), "bench", wire, publisher, mark,
-                SourceSettings(hosts=("ws://bench",)), ProducerSettings(), b"", lambda now: False,
+                SourceSettings(hosts=("ws://bench",)), ProducerSettings(), None, lambda now: False,
             )  # fmt: skip
             session.run(threading.Event())
             wall = time.perf_counter() - start

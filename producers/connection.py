@@ -12,8 +12,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from websockets.client import ClientProtocol
@@ -227,56 +227,60 @@ def _refused(response: Response) -> HandshakeRefusedError:
     return HandshakeRefusedError(response.status_code, bytes(response.body or b""), retry_after)
 
 
-class Opening:
-    """A connection attempt in a thread of its own, because name resolution cannot be interrupted.
+class Droppable(Protocol):
+    """What an attempt yields."""
 
-    The thread is a daemon: one that hangs in the resolver does not keep the process from ending.
+    @property
+    def connection(self) -> Connection:
+        """Dropped when the attempt was given up before it succeeded."""
+
+
+T = TypeVar("T", bound=Droppable)
+
+
+class Opening(Generic[T]):
+    """An attempt to connect, in a thread of its own, because name resolution cannot be interrupted.
+
+    The thread is a daemon: one that hangs in the resolver does not keep the process from ending. `attempt` may raise
+    ConnectFailedError.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        subprotocols: Sequence[str] = (),
-        headers: Sequence[tuple[str, str]] = (),
-        timeout: float,
-        max_size: int,
-    ) -> None:
+    def __init__(self, attempt: Callable[[], T]) -> None:
+        self.started_us = time.time_ns() // 1000
+        """When the attempt began, in unix microseconds."""
+        self._attempt = attempt
         self._guard = threading.Lock()
         self._done = threading.Event()
         self._abandoned = False
-        self._connection: Connection | None = None
+        self._opened: T | None = None
         self._failure: ConnectFailedError | None = None
+        threading.Thread(target=self._run, name="connect", daemon=True).start()
 
-        def attempt() -> None:
-            connection: Connection | None = None
-            try:
-                connection = open_connection(
-                    url, subprotocols=subprotocols, headers=headers, timeout=timeout, max_size=max_size
-                )
-            except ConnectFailedError as failure:
-                self._failure = failure
-            except Exception as error:
-                self._failure = ConnectFailedError(f"{type(error).__name__}: {error}")
-            with self._guard:
-                self._connection = connection
-                if self._abandoned and connection is not None:
-                    connection.abandon()
-            self._done.set()
+    def _run(self) -> None:
+        opened: T | None = None
+        try:
+            opened = self._attempt()
+        except ConnectFailedError as failure:
+            self._failure = failure
+        except Exception as error:
+            self._failure = ConnectFailedError(f"{type(error).__name__}: {error}")
+        with self._guard:
+            self._opened = opened
+            if self._abandoned and opened is not None:
+                opened.connection.abandon()
+        self._done.set()
 
-        threading.Thread(target=attempt, name="connect", daemon=True).start()
-
-    def result(self, timeout: float) -> Connection | None:
-        """The connection, or None when the attempt still goes on after `timeout` seconds. Raises ConnectFailedError."""
+    def result(self, timeout: float) -> T | None:
+        """What was opened, or None when the attempt still goes on after `timeout` seconds. Raises ConnectFailedError."""
         if not self._done.wait(timeout):
             return None
         if self._failure is not None:
             raise self._failure
-        return self._connection
+        return self._opened
 
     def abandon(self) -> None:
         """Give up the attempt; a connection that opens later is dropped."""
         with self._guard:
             self._abandoned = True
-            if self._connection is not None:
-                self._connection.abandon()
+            if self._opened is not None:
+                self._opened.connection.abandon()

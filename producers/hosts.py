@@ -113,9 +113,9 @@ class HostRotation:
         return self._index != start
 
 
-def subscribe_url(host: Host, parameters: Sequence[tuple[str, str]]) -> str:
+def subscribe_url(host: Host, protocol: Protocol, parameters: Sequence[tuple[str, str]]) -> str:
     """The URL of the websocket on `host`, below any path its URL already has."""
-    path = wire_v2.PATH if host.protocol == "v2" else wire_v1.PATH
+    path = wire_v2.PATH if protocol == "v2" else wire_v1.PATH
     query = "&".join(f"{name}={quote(value, safe=':.*')}" for name, value in parameters)
     return host.url.rstrip("/").removesuffix(path) + path + (f"?{query}" if query else "")
 

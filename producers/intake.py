@@ -106,7 +106,6 @@ class Intake:
         self._encoder = EventEncoder(host, protocol)
         self._last_seq = -1
         self.last_event: Event | None = None
-        self.last_frame: bytes = b""
 
     @property
     def position(self) -> Position | None:
@@ -197,7 +196,7 @@ class Intake:
                                 headers=kafka_headers,
                             )
                             kafka_headers = None
-                        last, self.last_frame = event, frame
+                        last = event
                         if event.seq is not None:
                             if event.seq <= last_seq:
                                 out_of_order += 1

@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
 
-from producers import wire_v1, wire_v2
-from producers.backoff import Disposition, delays, disposition
+from producers.compression import BAD_COMPRESSION
 from producers.config import ProducerSettings, SourceSettings
-from producers.connection import Connection, Opening
+from producers.connector import Attempt, Connector, Opened
 from producers.cursor import LowWaterMark, Position
 from producers.cursor_store import StoredCursors, store
 from producers.dead_letters import Ceiling, from_refused_record
-from producers.errors import ConnectFailedError, HandshakeRefusedError, SourceSettingsError
-from producers.hosts import Host, HostRotation, subscribe_url
+from producers.errors import ConnectFailedError, ConnectionEndedError
 from producers.intake import Intake, Resyncs
 from producers.publisher import ClientError, KafkaConsumer, KafkaProducer, Publisher, read_to_end
-from producers.resume import Resume, resume_after, resume_at_time, resume_live, resume_oldest
 from producers.session import Cause, End, Session
 from producers.status import Status
+from producers.wire import Event
 from schemas.framing import Framing
 from schemas.topics import CURSOR, DEAD_LETTER
 
@@ -53,17 +50,18 @@ class ProducerService:
         self._producer_factory = producer_factory
         self._consumer_factory = consumer_factory
         self._report = report
-        self._rotation = HostRotation(source.hosts, source.protocol, source.failures_before_switch, source.return_after)
+        self._connector = Connector(source)
         self._mark = LowWaterMark()
         self._ceiling = Ceiling(config.dead_letter_share, config.dead_letter_window)
         self._resyncs = Resyncs()
         self._status = Status(time.monotonic())
+        # Where the next connection reads on, which is at or after what the stored cursor says.
         self._position: Position | None = None
-        self._last_frame = b""
-        # Set when the host does not honour the position any more; the next connection then resumes by time.
-        self._lost: str | None = None
-        self._delays = self._new_delays()
-        self._candidate: Opening | None = None
+        self._last_event: Event | None = None
+        self._session: Session | None = None
+        # A connection to the preferred host, being opened while another host still delivers.
+        self._returning: Attempt | None = None
+        self._taken_over: tuple[Attempt, Opened] | None = None
         self._stored: Position | None = None
         self._tick_at = 0.0
 
@@ -81,179 +79,114 @@ class ProducerService:
             logger.info("resuming after %s", self._position, extra={"cursor": self._position._asdict()})
         try:
             while not stop.is_set():
-                connection = self._connect(stop)
-                if connection is not None:
-                    self._stream(connection, stop)
+                connected = self._connect(stop)
+                if connected is not None:
+                    self._stream(*connected, stop)
         finally:
             self._drain()
 
-    def _connect(self, stop: threading.Event) -> tuple[Connection, Resume, int] | None:
+    def _connect(self, stop: threading.Event) -> tuple[Attempt, Opened] | None:
         """One attempt; None after a failure (which has been waited for) or when asked to stop."""
-        host = self._rotation.current
-        resume = self._resume(host)
-        self._status.source = f"{host.name} ({host.protocol})"
-        opening = self._open(host, resume)
+        if self._taken_over is not None:
+            connected, self._taken_over = self._taken_over, None
+            return connected
+        attempt = self._connector.attempt(self._position)
+        self._status.source = f"{attempt.host.name} ({attempt.protocol})"
         try:
             while True:
-                opened_us = time.time_ns() // 1000
-                connection = opening.result(_POLL_SECONDS)
+                opened = attempt.opening.result(_POLL_SECONDS)
+                if opened is not None:
+                    return attempt, opened
                 self._publisher.poll()
                 self._tick(time.monotonic())
-                if connection is not None:
-                    return connection, resume, opened_us
                 if stop.is_set():
-                    opening.abandon()
+                    attempt.opening.abandon()
                     return None
         except ConnectFailedError as failure:
-            self._attempt_failed(host, failure, stop)
+            self._wait(self._connector.failed(attempt, failure, time.monotonic()), stop)
             return None
 
-    def _open(self, host: Host, resume: Resume) -> Opening:
-        if host.protocol == "v2":
-            query = wire_v2.parameters(self._source, resume.cursor, dictionary_id=None)
-        else:
-            query = wire_v1.parameters(self._source, resume.cursor, compress=False)
-        authorization = self._source.authorization
-        return Opening(
-            subscribe_url(host, query),
-            subprotocols=(wire_v2.SUBPROTOCOL,) if host.protocol == "v2" else (),
-            headers=(("Authorization", authorization.get_secret_value()),) if authorization is not None else (),
-            timeout=self._source.open_timeout,
-            max_size=self._source.max_frame_bytes,
-        )
-
-    def _resume(self, host: Host) -> Resume:
-        if self._position is not None:
-            margin_us = int(self._source.switch_margin * 1_000_000)
-            return resume_after(self._position, host.name, margin_us, self._lost)
-        match self._source.start:
-            case "live":
-                return resume_live()
-            case "oldest":
-                return resume_oldest()
-            case moment:
-                return resume_at_time(int(datetime.fromisoformat(moment).timestamp() * 1_000_000))
-
-    def _attempt_failed(self, host: Host, failure: ConnectFailedError, stop: threading.Event) -> None:
-        now = time.monotonic()
-        retry_at_once = False
-        match disposition(failure):
-            case Disposition.CURSOR_TOO_OLD:
-                retry_at_once = self._lost is None
-                self._lost = "cursor_too_old"
-            case Disposition.NOT_THIS_WIRE:
-                retry_at_once = self._rotation.lacks_wire(now)
-            case Disposition.REFUSED:
-                self._rotation.refuse(failure.cause, now)
-                logger.error("%s refuses us for good: %s", host.url, failure.cause, extra={"host": host.name})
-                if not self._rotation.usable:
-                    raise SourceSettingsError(
-                        f"no source serves this subscription; {host.url} says: {failure.cause}",
-                        "correct EXPLORER_SOURCE_HOSTS, the filters or EXPLORER_SOURCE_AUTHORIZATION",
-                    )
-                retry_at_once = True
-            case _:
-                self._rotation.failed(now)
-        if retry_at_once:
-            logger.info("%s: %s; trying again differently", host.url, failure.cause, extra={"host": host.name})
-            return
-        delay = next(self._delays)
-        if isinstance(failure, HandshakeRefusedError) and failure.retry_after is not None:
-            delay = max(delay, failure.retry_after)
-        logger.warning(
-            "%s: %s; next attempt in %.1f s (%s)",
-            host.url,
-            failure.cause,
-            delay,
-            self._rotation.current.url,
-            extra={"host": host.name, "delay": round(delay, 2)},
-        )
-        self._wait(delay, stop)
-
-    def _stream(self, opened: tuple[Connection, Resume, int], stop: threading.Event) -> None:
-        connection, resume, opened_us = opened
-        host = self._rotation.current
-        wire = wire_v2 if host.protocol == "v2" else wire_v1
+    def _stream(self, attempt: Attempt, opened: Opened, stop: threading.Event) -> None:
+        host = attempt.host.name
         intake = Intake(
-            wire.decode,
-            host.name,
-            host.protocol,
-            opened_us,
+            opened.decode,
+            host,
+            attempt.protocol,
+            attempt.opening.started_us,
             self._publisher,
             self._ceiling,
             self._status.counts,
             self._resyncs,
         )
-        session = Session(
-            connection,
+        session = self._session = Session(
+            opened.connection,
             intake,
-            wire.decode,
-            resume,
-            host.name,
-            host.protocol,
+            opened.decode,
+            attempt.resume,
+            host,
+            attempt.protocol,
             self._publisher,
             self._mark,
             self._source,
             self._config,
-            self._last_frame,
+            self._last_event,
             self._tick,
         )
         self._status.connected = True
-        logger.info("connected to %s", host.url, extra={"host": host.name, "cursor": resume.cursor})
-        end: End | None = None
+        self._status.source = f"{host} ({attempt.protocol})"
+        logger.info("connected to %s", attempt.host.url, extra={"host": host, "cursor": attempt.resume.cursor})
         try:
-            if host.protocol == "v1" and (hello := wire_v1.hello(self._source)) is not None:
-                connection.send_text(hello)
+            if opened.hello is not None:
+                opened.connection.send_text(opened.hello)
             end = session.run(stop)
+        except ConnectionEndedError as ended:
+            end = End(Cause.CLOSED, str(ended))
         except ClientError as error:
             end = End(Cause.DELIVERY_FAILED, str(error))
         finally:
+            self._session = None
             self._status.connected = False
-            connection.close(self._source.close_timeout)
+            opened.connection.close(self._source.close_timeout)
             self._learn(session, intake)
-        self._ended(host, end, session, stop)
+        if end.cause is not Cause.STOPPED:
+            self._ended(attempt, end, session, stop)
 
     def _learn(self, session: Session, intake: Intake) -> None:
         self._status.gaps += session.gaps
         self._status.counts.repeated += session.repeated
         if session.position is not None:
             self._position = session.position
-            self._last_frame = intake.last_frame
-            self._lost = None
-            self._rotation.connected()
-            self._delays = self._new_delays()
+            self._last_event = intake.last_event
+            self._connector.progressed()
 
-    def _ended(self, host: Host, end: End, session: Session, stop: threading.Event) -> None:
-        if end.cause is Cause.STOPPED:
-            return
+    def _ended(self, attempt: Attempt, end: End, session: Session, stop: threading.Event) -> None:
         self._status.reconnects += 1
-        logger.warning(
+        logger.log(
+            logging.INFO if end.cause is Cause.HOST_CHANGE else logging.WARNING,
             "%s: connection ended (%s) %s",
-            host.url,
+            attempt.host.url,
             end.cause.value,
             end.detail,
-            extra={"host": host.name, "cause": end.cause.value},
+            extra={"host": attempt.host.name, "cause": end.cause.value},
         )
-        if end.cause is Cause.QUEUE_FULL:
-            self._wait_until(lambda: self._publisher.has_room or self._publisher.failure is not None, stop)
         if end.cause is Cause.RENUMBERED:
-            self._lost = "renumbered"
-        if end.cause is Cause.DELIVERY_FAILED or self._publisher.failure is not None:
-            self._start_over(stop)
+            self._connector.history_lost("renumbered")
+        elif end.error == BAD_COMPRESSION:
+            self._connector.bad_compression()
+        elif end.cause is Cause.QUEUE_FULL:
+            self._wait_until(lambda: self._publisher.has_room or self._publisher.failure is not None, stop)
         elif end.cause in (Cause.CLOSED, Cause.STREAM_ERROR, Cause.SILENCE):
-            if session.position is None:
-                self._rotation.failed(time.monotonic())
-            self._wait(next(self._delays), stop)
+            delivered = session.position is not None
+            self._wait(self._connector.ended(time.monotonic(), delivered=delivered), stop)
+        if end.cause is Cause.DELIVERY_FAILED or self._publisher.failure is not None:
+            self._start_over(end.detail, stop)
 
-    def _start_over(self, stop: threading.Event) -> None:
+    def _start_over(self, why: str, stop: threading.Event) -> None:
         """After lost deliveries: wait for a broker, then read the source again from the safe position."""
-        logger.error(
-            "the broker did not take everything (%s): reading again from the last safe position",
-            self._publisher.failure,
-        )
+        logger.error("the broker did not take everything (%s): reading again from the last safe position", why)
         self._wait_until(lambda: self._publisher.reachable(_REACHABLE_SECONDS), stop)
         self._position = self._mark.rewind()
-        self._last_frame = b""
+        self._last_event = None
         self._publisher.reopen()
 
     def _wait(self, seconds: float, stop: threading.Event) -> None:
@@ -266,13 +199,29 @@ class ProducerService:
             self._tick(time.monotonic())
 
     def _tick(self, now: float) -> bool:
-        """Once per interval: store the cursor and report. True when the session should make way for the preferred host."""
+        """Once per interval: store the cursor, report. True when the session should make way for the preferred host."""
         if now - self._tick_at < self._config.cursor_interval:
             return False
         self._tick_at = now
         self._store_cursor()
         self._send_report(now)
-        return False
+        return self._session is not None and self._can_return(self._session, now)
+
+    def _can_return(self, session: Session, now: float) -> bool:
+        if self._returning is None:
+            self._returning = self._connector.attempt_preferred(session.position or self._position, now)
+            return False
+        try:
+            opened = self._returning.opening.result(0)
+        except ConnectFailedError as failure:
+            logger.info("%s is still not usable: %s", self._returning.host.url, failure.cause)
+            self._returning = None
+            return False
+        if opened is None:
+            return False
+        self._taken_over, self._returning = (self._returning, opened), None
+        self._connector.returned()
+        return True
 
     def _store_cursor(self) -> None:
         safe = self._mark.safe_position
@@ -304,6 +253,9 @@ class ProducerService:
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self._config.shutdown_timeout
+        for attempt in (self._returning, self._taken_over[0] if self._taken_over is not None else None):
+            if attempt is not None:
+                attempt.opening.abandon()
         left_over = self._publisher.flush(self._config.shutdown_timeout)
         self._store_cursor()
         self._publisher.flush(max(deadline - time.monotonic(), 0.5))
@@ -314,6 +266,3 @@ class ProducerService:
                 left_over,
                 extra={"unacknowledged": left_over},
             )
-
-    def _new_delays(self) -> Iterator[float]:
-        return delays(self._source.backoff_first, self._source.backoff_longest)

@@ -45,17 +45,18 @@ class Cause(enum.Enum):
 
 
 class End(NamedTuple):
-    """How a session ended; `detail` is for people."""
+    """How a session ended; `detail` is for people, `error` names the error that the stream ended with."""
 
     cause: Cause
     detail: str = ""
+    error: str = ""
 
 
 class Session:
     """One connection from its first message to its end. Call `run` once, then read `position` and `gaps`.
 
-    `repeated_frame` is the last frame handed over before this connection, to drop the one event that an inclusive cursor sends
-    again; empty when there is none. `tick` is called several times a second and ends the session by returning True.
+    `last_event` is the last one handed over before this connection, to drop the one that an inclusive cursor sends again; None
+    when there is none. `tick` is called several times a second and ends the session by returning True.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Session:
         mark: LowWaterMark,
         source: SourceSettings,
         settings: ProducerSettings,
-        repeated_frame: bytes,
+        last_event: Event | None,
         tick: Callable[[float], bool],
     ) -> None:
         self._connection = connection
@@ -83,7 +84,7 @@ class Session:
         self._mark = mark
         self._source = source
         self._settings = settings
-        self._repeated_frame = repeated_frame
+        self._last_event = last_event
         self._tick = tick
         self._judged = False
         self._skipping = resume.from_us is not None
@@ -153,7 +154,7 @@ class Session:
         if outcome.full:
             return End(Cause.QUEUE_FULL, f"{self._publisher.queued} events wait for the broker")
         if outcome.error is not None:
-            return End(Cause.STREAM_ERROR, f"{outcome.error.error}: {outcome.error.message[:200]}")
+            return End(Cause.STREAM_ERROR, f"{outcome.error.error}: {outcome.error.message[:200]}", outcome.error.error)
         return None
 
     def _begin(self, messages: list[bytes], batch: Batch, delivered: Delivered) -> tuple[End | None, Sequence[bytes]]:
@@ -172,7 +173,7 @@ class Session:
                 if end is not None:
                     return end, ()
                 self._judged = True
-                if message == self._repeated_frame:
+                if result == self._last_event:
                     self.repeated += 1
                     continue
             if self._resume.from_us is not None and result.time_us < self._resume.from_us:

@@ -76,7 +76,7 @@ class _Error(msgspec.Struct, tag_field="$type", tag="error", gc=False):
 _decode_strictly = msgspec.json.Decoder(_Message | _Error).decode
 
 
-def parameters(settings: SourceSettings, cursor: int | None, *, dictionary_id: int | None) -> list[tuple[str, str]]:
+def parameters(settings: SourceSettings, cursor: int | None, dictionary_id: int | None) -> list[tuple[str, str]]:
     """The query of the subscription; `cursor` None asks for the live tip, `dictionary_id` None for plain text frames."""
     query = [("collections", collection) for collection in settings.collections]
     query += [("dids", did) for did in settings.dids]
