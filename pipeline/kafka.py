@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ logger = logging.getLogger("explorer.kafka")
 BOOTSTRAP_PATTERN: Final = r"^[^\s,:/]+:\d{1,5}(,[^\s,:/]+:\d{1,5})*$"
 LOG_SAME_ERROR_EVERY_SECONDS: Final = 30.0
 CHECK_ATTEMPT_SECONDS: Final = 2.0
+NO_TLS_SIGNS: Final = ("wrong version number", "packet length too long", "record layer", "PLAINTEXT broker listener")
 
 CLIENT_DEFAULTS: Final[Mapping[str, object]] = {
     # librdkafka writes its own lines to stderr, one for each failed connection attempt; `error_logger` says the same once.
@@ -200,27 +202,22 @@ def explain(error: KafkaError, settings: KafkaSettings) -> tuple[str, str]:
     protocol = settings.security_protocol
     if code == KafkaError._RESOLVE:
         return f"the host name cannot be resolved: {detail}", "correct EXPLORER_KAFKA_BOOTSTRAP"
+    if code == KafkaError.UNSUPPORTED_SASL_MECHANISM or "Unsupported SASL mechanism" in detail:
+        return f"the broker does not offer {settings.sasl_mechanism}: {detail}", "correct EXPLORER_KAFKA_SASL_MECHANISM"
     if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
         return (
             f"the broker refuses user {settings.sasl_username!r} with {settings.sasl_mechanism}: {detail}",
             "correct EXPLORER_KAFKA_SASL_USERNAME, _PASSWORD and _MECHANISM, or create the user on the broker",
         )
-    if code == KafkaError.UNSUPPORTED_SASL_MECHANISM:
-        return f"the broker does not offer {settings.sasl_mechanism}: {detail}", "correct EXPLORER_KAFKA_SASL_MECHANISM"
+    if any(sign in detail for sign in NO_TLS_SIGNS):
+        return (
+            f"the broker's port does not speak TLS, but security_protocol is {protocol}: {detail}",
+            "use the broker's TLS port, or set EXPLORER_KAFKA_SECURITY_PROTOCOL without SSL",
+        )
     if code == KafkaError._SSL:
-        if "wrong version number" in detail or "packet length too long" in detail or "record layer" in detail:
-            return (
-                f"the broker's port does not speak TLS, but security_protocol is {protocol}: {detail}",
-                "use the broker's TLS port, or set EXPLORER_KAFKA_SECURITY_PROTOCOL without SSL",
-            )
         return (
             f"the TLS connection failed: {detail}",
             "check that EXPLORER_KAFKA_TLS_CA signs the broker's certificate, that it names the host and is not expired",
-        )
-    if code == KafkaError._TRANSPORT and ("SSL" in detail or "security.protocol" in detail or "Disconnected" in detail):
-        return (
-            f"the broker closes the connection with security_protocol {protocol}: {detail}",
-            "the port may expect TLS or SASL: correct EXPLORER_KAFKA_SECURITY_PROTOCOL",
         )
     if code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT):
         return (
@@ -247,8 +244,26 @@ def check_reachable(settings: KafkaSettings, timeout: float = 10.0) -> str:
             # The call itself only reports a timeout; the connection's own errors came through the callback before it.
             unspecific = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)
             telling = [error for error in seen if error.code() not in unspecific]
-            if telling or remaining <= CHECK_ATTEMPT_SECONDS:
-                reason, remedy = explain(telling[-1] if telling else failure.args[0], settings)
-                raise KafkaUnreachableError(
-                    f"Kafka at {settings.bootstrap} cannot be used: {reason}", remedy
-                ) from failure
+            if telling:
+                reason, remedy = explain(telling[-1], settings)
+            elif remaining > CHECK_ATTEMPT_SECONDS:
+                continue
+            elif _accepts(settings.bootstrap):
+                # librdkafka reports nothing for a connection that the other side just closes or ignores.
+                reason = f"the port takes connections, but not with security_protocol {settings.security_protocol}"
+                remedy = "it may expect TLS or SASL, or be no Kafka at all: correct EXPLORER_KAFKA_SECURITY_PROTOCOL"
+            else:
+                reason, remedy = explain(failure.args[0], settings)
+            raise KafkaUnreachableError(f"Kafka at {settings.bootstrap} cannot be used: {reason}", remedy) from failure
+
+
+def _accepts(bootstrap: str) -> bool:
+    """Whether one of the addresses takes a TCP connection."""
+    for address in bootstrap.split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError:
+            continue
+        return True
+    return False
