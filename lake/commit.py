@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.errors import CommitOutcomeUnknown, CommitRefused, ManifestUnavailable
-from lake.manifest import Advance, Commit, Gap, HourCount, Manifest, NewFile, Span
+from lake.manifest import HOUR_US, Advance, Commit, Gap, HourCount, Manifest, NewFile, Span
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore, WrittenFile
 
 _LOOK_UPS = 5
+_TID_CLOCK_BITS = 10
+_WEEK_US = 7 * 24 * HOUR_US
 _LOOK_UP_PAUSE_S = 0.2
 
 
@@ -143,6 +145,7 @@ def _file_names(batch: Batch) -> list[str]:
 def _write(store: LakeStore, batch: Batch, part: Part, name: str, hook: Hook) -> NewFile:
     spans = spans_of(part.topic, part.rows)
     supersedes = superseding_rows(part.table, part.rows)
+    since = witnessed_since(part.rows)
     # What a rebuild of a lost manifest needs: which files belong to this commit, and how far it moved the topic.
     footer = {
         "commit": batch.id,
@@ -159,12 +162,15 @@ def _write(store: LakeStore, batch: Batch, part: Part, name: str, hook: Hook) ->
         ],
         "spans": [[s.topic, s.partition, s.first_offset, s.last_offset, s.rows] for s in spans],
         "supersedes": supersedes,
+        "since_us": since,
     }
     written = store.write_table(part.rows, part.table, part.hour_us, name, footer=footer, hook=hook)
-    return new_file(written, part.table, part.hour_us, spans, supersedes)
+    return new_file(written, part.table, part.hour_us, spans, supersedes, since)
 
 
-def new_file(written: WrittenFile, table: str, hour_us: int, spans: tuple[Span, ...], supersedes: int) -> NewFile:
+def new_file(
+    written: WrittenFile, table: str, hour_us: int, spans: tuple[Span, ...], supersedes: int, since_us: int
+) -> NewFile:
     """The manifest entry of a small file."""
     return NewFile(
         written.path,
@@ -178,7 +184,22 @@ def new_file(written: WrittenFile, table: str, hour_us: int, spans: tuple[Span, 
         "small",
         supersedes,
         spans,
+        erased=written.erased,
+        since_us=since_us,
     )
+
+
+def witnessed_since(rows: pa.Table) -> int:
+    """Before this time nobody can have witnessed a row that ends one of `rows` (not empty): see `NewFile.since_us`.
+
+    An ending row has a greater rev, and revs are times: a host that lags delivers rows whose rev is far behind their
+    time. What claims to be older than a week is taken to be a week old, so that nobody can make us search all history.
+    """
+    times = rows.column("time").cast(pa.int64())
+    written = pc.shift_right(rows.column("rev_tid"), _TID_CLOCK_BITS)
+    oldest = pc.max_element_wise(written, pc.subtract(times, _WEEK_US))
+    found = pc.min(pc.min_element_wise(oldest, times)).as_py()
+    return int(found)
 
 
 def _apply(manifest: Manifest, commit: Commit) -> int:

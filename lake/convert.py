@@ -21,7 +21,9 @@ from schemas.lexicons import Kind
 from schemas.tables import DIGEST, PROVENANCE, TABLES, TIMESTAMP, ColumnGroup, Table
 
 ERASED: Final = "erased"
-"""Column that says why a row's content is gone (delete, update, account, sync); null while the content is there."""
+"""Column that says why a row's content is gone (delete, update, account, sync); null while the row is a record."""
+EDIT: Final = "edit"
+"""Mark in `erased` of a row that a newer version replaced and whose content is kept, by setting."""
 
 _AT_URI: Final = "at://"
 _YEAR_1_US: Final = -62_135_596_800_000_000

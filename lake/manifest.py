@@ -66,6 +66,8 @@ class NewFile:
     supersedes: rows in it that end the life of other rows (updates, deletes, account deletions, syncs); 0 if none.
     pending: whether those rows still have to be applied to the other files; a rolled file may carry applied ones.
     erased: rows whose content was removed (they keep identity and time).
+    since_us: the earliest time at which a row that ends one of this file's can have been witnessed; None = min_time_us.
+    Earlier than that for rows that a lagging host delivered long after they were written.
     """
 
     path: str
@@ -81,6 +83,7 @@ class NewFile:
     spans: tuple[Span, ...] = ()
     pending: bool = True
     erased: int = 0
+    since_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class LiveFile:
     pending: bool
     erased: int
     added_version: int
+    since_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +258,7 @@ class Snapshot(Protocol):
 
         source: the table that holds those rows (`table` itself by default; "account" and "sync" act on every table).
         The list has the pending files, and, for rows that arrived after their own deletion was applied, every file from
-        one hour before the oldest small file on. start_us: the start of the range asked for.
+        one hour before the oldest `since_us` of a small file on. start_us: the start of the range asked for.
         """
 
     def totals(self, table: str) -> TableTotals:

@@ -41,7 +41,7 @@ _CHUNK = 500
 
 _FILE_COLUMNS = (
     "path, table_name, hour_us, rows, bytes, min_time_us, max_time_us, sha256, kind, supersedes, applied_version, erased,"
-    " added_version"
+    " added_version, since_us"
 )
 _GAP_COLUMNS = "id, source_host, start_us, end_us, reason, detail, detected_us, first_seq, last_seq"
 _LIVE_AT = "added_version <= ? AND (retired_version IS NULL OR retired_version > ?)"
@@ -65,7 +65,7 @@ _VERSION_1 = (
         path TEXT PRIMARY KEY, table_name TEXT NOT NULL, hour_us BIGINT NOT NULL, rows BIGINT NOT NULL,
         bytes BIGINT NOT NULL, min_time_us BIGINT NOT NULL, max_time_us BIGINT NOT NULL, sha256 TEXT NOT NULL,
         kind TEXT NOT NULL, supersedes BIGINT NOT NULL, applied_version BIGINT, erased BIGINT NOT NULL,
-        added_version BIGINT NOT NULL, retired_version BIGINT, retired_us BIGINT)""",
+        added_version BIGINT NOT NULL, since_us BIGINT NOT NULL, retired_version BIGINT, retired_us BIGINT)""",
     "CREATE INDEX files_by_hour ON files (table_name, hour_us)",
     "CREATE INDEX files_retired ON files (retired_us) WHERE retired_us IS NOT NULL",
     "CREATE INDEX files_pending ON files (table_name) WHERE supersedes > 0",
@@ -405,7 +405,7 @@ class SqlManifest(ABC):
                 raise CommitRefused(f"The file {row[0]} is in the manifest already.", "Write under a new name.")
         cursor.executemany(
             self._sql(
-                f"INSERT INTO files ({_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+                f"INSERT INTO files ({_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
             ),
             [
                 (
@@ -422,6 +422,7 @@ class SqlManifest(ABC):
                     None if file.pending and file.supersedes else version,
                     file.erased,
                     version,
+                    file.min_time_us if file.since_us is None else file.since_us,
                 )
                 for file in files
             ],
@@ -550,11 +551,11 @@ class SqlSnapshot:
         """See `Snapshot.superseding`."""
         where, values = _range(start_us, None)
         oldest = self._query(
-            f"SELECT min(hour_us) FROM files WHERE table_name = ? AND kind = 'small' AND {_LIVE_AT}{where}",  # noqa: S608
+            f"SELECT min(since_us) FROM files WHERE table_name = ? AND kind = 'small' AND {_LIVE_AT}{where}",  # noqa: S608
             [table, self._version, self._version, *values],
         )[0][0]
         # No live file is that late: only pending ones count.
-        checked_to = (1 << 62) if oldest is None else oldest - HOUR_US
+        checked_to = (1 << 62) if oldest is None else hour_of(oldest) - HOUR_US
         return self._files(
             f"table_name = ? AND supersedes > 0 AND {_LIVE_AT}"
             " AND (applied_version IS NULL OR applied_version > ? OR hour_us >= ?)",
@@ -618,7 +619,7 @@ def now_us() -> int:
 def _live_file(row: Sequence[Any], version: int | None) -> LiveFile:
     applied = row[10]
     pending = applied is None or (version is not None and applied > version)
-    return LiveFile(*(*row[:10], pending and row[9] > 0, row[11], row[12]))
+    return LiveFile(*(*row[:10], pending and row[9] > 0, *row[11:14]))
 
 
 def _span_values(span: Span) -> tuple[object, ...]:

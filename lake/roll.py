@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake.commit import superseding_mask
+from lake.fold import Endings, blank, erasable, read_endings
 from lake.layout import row_group_rows, sort_keys
 from lake.manifest import HOUR_US, FileKind, LiveFile, Manifest, NewFile, Snapshot, Swap, coalesce_spans
 from lake.steps import CommitStep, Hook, no_hook
@@ -22,6 +24,9 @@ from lake.store import LakeStore
 
 MAX_ROWS: Final = 1_500_000
 """Rows held in memory at once by default: about 600 MB of likes."""
+
+_MIN_APART: Final = 2_000
+"""Fewer ending rows than this stay among the others: a row group costs some kilobytes of footer."""
 
 _SAMPLES: Final = 20_000
 
@@ -68,12 +73,14 @@ def roll_hour(
     *,
     kind: FileKind = "rolled",
     max_rows: int = MAX_ROWS,
+    keep_edits: bool = False,
     hook: Hook = no_hook,
 ) -> Rolled:
     """Merges the files of a table's hour into one; with kind "small" only its small files, for an hour still open.
 
-    Call under the maintenance lock. Blocks for the whole merge. Raises CommitRefused (the files changed meanwhile: plan
-    again), FileDamaged (a file is torn: nothing changed), DiskFull, ManifestUnavailable.
+    A merge to "rolled" also erases what other rows, in any file, have ended. Call under the maintenance lock. Blocks for the
+    whole merge. Raises CommitRefused (the files changed meanwhile: plan again), FileDamaged (a file is torn: nothing
+    changed), DiskFull, ManifestUnavailable. keep_edits: the setting that keeps replaced versions.
     """
     snapshot = manifest.snapshot()
     inputs = snapshot.files(table, hour_us, hour_us + HOUR_US)
@@ -81,66 +88,93 @@ def roll_hour(
         inputs = [file for file in inputs if file.kind == "small"]
     if not inputs or (len(inputs) == 1 and inputs[0].kind == kind):
         return Rolled(snapshot.version, None, 0, 0)
+    endings = None
+    if kind == "rolled":
+        endings = read_endings(store, snapshot, table, min(file.since_us for file in inputs))
+    merge = Merge(table, hour_us, kind, endings, keep_edits, max_rows)
     swap_id = change_id("roll", [file.path for file in inputs])
-    file = merge_files(store, manifest, table, hour_us, inputs, kind, swap_id, max_rows, hook)
-    version = manifest.swap(
-        Swap(swap_id, tuple(f.path for f in inputs), (file,), "roll" if kind == "rolled" else "merge")
-    )
+    file = merge_files(store, manifest, inputs, merge, swap_id, hook)
+    reason = "roll" if kind == "rolled" else "merge"
+    version = manifest.swap(Swap(swap_id, tuple(f.path for f in inputs), (file,), reason))
     hook(CommitStep.SWAP_COMMITTED)
     return Rolled(version, file, len(inputs), file.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How files become one: `endings` are applied to the rows (None = none); max_rows are held in memory at once."""
+
+    table: str
+    hour_us: int
+    kind: FileKind = "rolled"
+    endings: Endings | None = None
+    keep_edits: bool = False
+    max_rows: int = MAX_ROWS
+
+
 def merge_files(
-    store: LakeStore,
-    manifest: Manifest,
-    table: str,
-    hour_us: int,
-    inputs: Sequence[LiveFile],
-    kind: FileKind,
-    name: str,
-    max_rows: int = MAX_ROWS,
-    hook: Hook = no_hook,
+    store: LakeStore, manifest: Manifest, inputs: Sequence[LiveFile], merge: Merge, name: str, hook: Hook = no_hook
 ) -> NewFile:
     """Writes the rows of `inputs` as one durable sorted file, not yet visible; see `roll_hour` for errors."""
     spans = coalesce_spans([span for file in inputs for span in manifest.spans(file.path)])
     footers = [store.footer(file.path) for file in inputs]
-    with store.writer(table, hour_us, name, kind=kind, hook=hook) as writer:
-        for rows in sorted_rows(store, table, inputs, max_rows):
+    since = min(file.since_us for file in inputs)
+    with store.writer(merge.table, merge.hour_us, name, kind=merge.kind, hook=hook) as writer:
+        for rows in sorted_rows(store, inputs, merge):
             writer.write(rows)
-        writer.footer.update(merged_footer([file.path for file in inputs], footers))
+        writer.footer.update(merged_footer([file.path for file in inputs], footers), since_us=since)
     hook(CommitStep.SWAP_FILES_DURABLE)
     written = writer.result()
     return NewFile(
         written.path,
-        table,
-        hour_us,
+        merge.table,
+        merge.hour_us,
         written.rows,
         written.bytes,
         written.min_time_us,
         written.max_time_us,
         written.sha256,
-        kind,
+        merge.kind,
         sum(file.supersedes for file in inputs),
         spans,
         any(file.pending for file in inputs),
-        sum(file.erased for file in inputs),
+        written.erased,
+        since,
     )
 
 
-def sorted_rows(
-    store: LakeStore, table: str, inputs: Sequence[LiveFile], max_rows: int = MAX_ROWS
-) -> Iterator[pa.Table]:
-    """All rows of `inputs` in the table's sort order, a row group at a time."""
+def sorted_rows(store: LakeStore, inputs: Sequence[LiveFile], merge: Merge) -> Iterator[pa.Table]:
+    """All rows of `inputs`, ended ones emptied, in the table's sort order, a row group at a time."""
     total = sum(file.rows for file in inputs)
-    key = sort_keys(table)[0][0]
-    for low, high in _ranges(store, inputs, key, total, max_rows):
-        rows = pa.concat_tables(
-            [_in_range(store.read(file.path), key, low, high) for file in inputs], promote_options="none"
-        )
-        order = pc.sort_indices(rows, sort_keys=sort_keys(table))
-        step = row_group_rows("rolled")
-        for start in range(0, len(order), step):
-            yield rows.take(order.slice(start, step))
+    keys = sort_keys(merge.table)
+    for low, high in _ranges(store, inputs, keys[0][0], total, merge.max_rows):
+        rows = pa.concat_tables([_in_range(store.read(file.path), keys[0][0], low, high) for file in inputs])
+        if merge.endings is not None and not merge.endings.empty:
+            rows = _without_ended(rows, merge)
+        yield from _row_groups(rows, merge.table, keys)
+
+
+def _without_ended(rows: pa.Table, merge: Merge) -> pa.Table:
+    # Emptied before the sort: the place of a tombstone among sorted rows would tell what it was.
+    assert merge.endings is not None
+    reasons = erasable(merge.table, rows, merge.endings, keep_edits=merge.keep_edits)
+    if reasons.null_count() == len(reasons):
+        return rows
+    gone = pa.array(reasons.is_not_null().to_numpy())
+    emptied = blank(merge.table, rows.filter(gone), reasons.drop_nulls())
+    return pa.concat_tables([rows.filter(pc.invert(gone)), emptied])
+
+
+def _row_groups(rows: pa.Table, table: str, keys: list[tuple[str, str]]) -> Iterator[pa.Table]:
+    """Sorted pieces; many ending rows get row groups of their own, so that erasure and answers read little else."""
+    mask = superseding_mask(table, rows)
+    endings = int(pc.sum(mask).as_py() or 0)
+    apart = _MIN_APART <= endings < rows.num_rows
+    order = pc.sort_indices(rows, sort_keys=keys)
+    step = row_group_rows("rolled")
+    for chosen in (order.filter(pc.invert(mask.take(order))), order.filter(mask.take(order))) if apart else (order,):
+        for start in range(0, len(chosen), step):
+            yield rows.take(chosen.slice(start, step))
 
 
 def change_id(reason: str, paths: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lake.convert import lake_schema
+from lake.convert import EDIT, ERASED, lake_schema
 from lake.errors import DiskFull, FileDamaged, LakeError
 from lake.layout import Compression, row_group_rows, writer_options
 from lake.manifest import HOUR_US, FileKind
@@ -42,7 +42,7 @@ _OUR_PATH: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class WrittenFile:
-    """A durable file. Times are None if it has no rows."""
+    """A durable file; both times are 0 if it has no rows. erased: rows without their content."""
 
     path: str
     rows: int
@@ -50,6 +50,7 @@ class WrittenFile:
     sha256: str
     min_time_us: int
     max_time_us: int
+    erased: int
 
 
 def folder_of(table: str, hour_us: int) -> str:
@@ -231,6 +232,7 @@ class FileWriter:
         self._rows = 0
         self._min = 1 << 62
         self._max = -(1 << 62)
+        self._erased = 0
 
     def write(self, rows: pa.Table) -> None:
         """Appends rows in the given order."""
@@ -241,6 +243,7 @@ class FileWriter:
         self._min = min(self._min, limits["min"].as_py())
         self._max = max(self._max, limits["max"].as_py())
         self._rows += rows.num_rows
+        self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED), EDIT)).as_py() or 0)
         self._parquet.write_table(rows, row_group_size=row_group_rows(self._kind))
 
     def finish(self) -> None:
@@ -265,6 +268,7 @@ class FileWriter:
             self._sink.hexdigest(),
             self._min if self._rows else 0,
             self._max if self._rows else 0,
+            self._erased,
         )
 
 
