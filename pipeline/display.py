@@ -14,7 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_STALE_SECONDS = 10.0
+# A report older than this is worth a remark; maintenance reports after each run, which may take its time.
+_STALE_SECONDS = {"maintain": 300.0}
+_USUAL_STALE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,6 @@ class View:
     lake: LakeView | None
     committed_per_second: float | None
     urls: Mapping[str, str] = field(default_factory=dict)
-    messages: Sequence[str] = ()
 
 
 def count(value: object) -> str:
@@ -106,12 +107,11 @@ def plain_line(view: View) -> str:
 
 
 def block(view: View) -> RenderableType:
-    """The live block: headline, totals, one row per process, latest messages, addresses."""
+    """The live block: headline, totals, one row per process, addresses."""
     head = Text(view.title, style="bold")
     clock = f"   {seconds(view.elapsed)}" + ("" if view.remaining is None else f", ends in {seconds(view.remaining)}")
     head.append(clock, style="dim")
-    parts: list[RenderableType] = [head, _totals(view), _processes(view)]
-    parts += [Text(message, style="yellow", overflow="ellipsis", no_wrap=True) for message in view.messages]
+    parts: list[RenderableType] = [head, _totals(view), Text(), _processes(view), Text()]
     for name, url in view.urls.items():
         parts.append(Text.assemble((f"{name:<10}", "dim"), (url, "cyan")))
     return Group(*parts)
@@ -159,7 +159,7 @@ def _state(process: ProcessView, now: float) -> tuple[str, str]:
         return "down", "bold red"
     state = str(process.report.get("state", "starting"))
     age = now - float(process.report.get("time") or now)
-    if state == "running" and age > _STALE_SECONDS:
+    if state == "running" and age > _STALE_SECONDS.get(process.name, _USUAL_STALE_SECONDS):
         return f"silent {seconds(age)}", "yellow"
     return state, {"running": "green", "failed": "bold red"}.get(state, "yellow")
 
@@ -196,7 +196,9 @@ def _doing(name: str, report: Mapping[str, Any]) -> str:
     }.get(name, [])
     text = ", ".join(f"{count(report[key])} {word}" for key, word in facts if key in report)
     if name == "producer" and report.get("connected") is False:
-        text = "NOT CONNECTED" + (f" to {report['source']}" if report.get("source") else "") + f"; {text}"
+        text = f"NOT CONNECTED {report.get('problem') or ''}; {text}"
+    elif name == "writer" and report.get("holding"):
+        text = f"HOLDING: {report['holding']}; {text}"
     elif name == "broker" and report.get("bootstrap"):
         text = str(report["bootstrap"])
     if report.get("state") == "failed":

@@ -17,8 +17,8 @@ from typing import Literal
 from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field
 
-# What the standard library puts on every record; everything else came in by `extra`.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# What the standard library puts on every record; everything else came in by `extra` (uvicorn adds a coloured copy of its message).
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class LogSettings(BaseModel):

@@ -24,6 +24,7 @@ import httpx
 from rich.console import Console
 from rich.live import Live
 
+from api.config import ApiSettings
 from lake.errors import LakeError
 from lake.manifest import Manifest, open_manifest
 from pipeline import display
@@ -36,7 +37,9 @@ from pipeline.supervisor import ChildEvent, ChildSpec, Supervisor, explorer_comm
 from pipeline.topics import apply_topics
 
 # Who stops before whom: sources, then what carries their events into the lake, then what reads it, the broker last.
-STOP_ORDER = ("simulator", "producer", "writer", "maintain", "api", "broker")
+STOP_ORDER = ("producer", "simulator", "writer", "maintain", "api", "broker")
+# Where a process's report says what keeps it from its work; empty or None when nothing does.
+PROBLEM_KEYS = {"producer": "problem", "writer": "holding"}
 _POLL_SECONDS = 0.2
 _RATE_WINDOW = 10
 
@@ -60,8 +63,8 @@ class Up:
         self._embedded = loaded.origin("kafka.bootstrap").startswith("profile")
         self._profile = loaded.profile
         self._environment = choose_ports(loaded, demo=options.demo)
-        self._messages: deque[str] = deque(maxlen=4)
         self._committed: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        self._problems: dict[str, str] = {}
         self._manifest: Manifest | None = None
         self._started = time.monotonic()
         self._supervisor: Supervisor | None = None
@@ -105,8 +108,7 @@ class Up:
                 self._shut_down(supervisor)
 
     def say(self, text: str) -> None:
-        """One line for the person who watches: kept in the live block for a while, and above it for good."""
-        self._messages.append(text)
+        """One line for the person who watches; it stays above the live block."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def status(self, process: str) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class Up:
         assert self._supervisor is not None
         for event in self._supervisor.poll():
             self._tell(event)
+        self._tell_problems()
         time.sleep(_POLL_SECONDS)
 
     def pause_source(self) -> None:
@@ -248,7 +251,6 @@ class Up:
             lake=lake,
             committed_per_second=rate,
             urls=self._urls(),
-            messages=tuple(self._messages),
         )
 
     def _lake_view(self) -> display.LakeView | None:
@@ -281,6 +283,15 @@ class Up:
             if report.get("state") == "failed":
                 why = f": {report.get('error')} ({report.get('remedy')})"
         self.say(f"{event.name} {event.text}{why}")
+
+    def _tell_problems(self) -> None:
+        """Says what keeps a process from its work (an unreachable source, a full disk) when that changes."""
+        for name in PROBLEM_KEYS:
+            report = self.status(name)
+            problem = str(report.get(PROBLEM_KEYS[name]) or "")
+            if problem != self._problems.get(name, ""):
+                self._problems[name] = problem
+                self.say(f"{name}: {problem or 'back to normal'}")
 
     # ------------------------------------------------------------------ stopping
 
@@ -366,14 +377,21 @@ def choose_ports(loaded: Loaded, *, demo: bool) -> dict[str, str]:
         wanted["simulator.port"] = (settings.simulator.host, settings.simulator.port)
     chosen: dict[str, int] = {}
     for name, (host, port) in wanted.items():
-        if port == 0 or not port_is_free(host, port):
-            if loaded.origin(name) in ("environment", "command line") and port != 0:
+        insisted = not loaded.origin(name).startswith(("default", "profile"))
+        if insisted and port != 0:
+            if not port_is_free(host, port):
                 raise SupervisionError(
                     f"port {port} of {host} is used by another program",
                     f"stop that program or choose another port with EXPLORER_{name.replace('.', '_').upper()}",
                 )
-            port = free_port(host)
-        chosen[name] = port
+            chosen[name] = port
+        else:
+            candidates = [port] if port else []
+            if (
+                name == "api.port"
+            ):  # back to the usual one as soon as it is free; the simulator's address is its identity
+                candidates.insert(0, ApiSettings.model_fields["port"].default)
+            chosen[name] = next((port for port in candidates if port_is_free(host, port)), 0) or free_port(host)
     path = chosen_file(settings.state)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(chosen), encoding="utf-8")
