@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import click
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its stubs forget to export it
+from confluent_kafka.admin import AdminClient
 
 from pipeline.kafka import check_reachable, make_admin
 from pipeline.settings import load
-from pipeline.topics import REQUEST_TIMEOUT_SECONDS, TopicReport, apply_topics, diff_topics, read_topics
+from pipeline.topics import TopicReport, apply_topics, count_records, diff_topics, read_topics
 from schemas.topics import TOPICS
 
 
@@ -79,7 +78,7 @@ def list_command(as_json: bool) -> None:
     """
     admin = _admin()
     found = read_topics(admin)
-    records = _records(admin, {name: state.partitions for name, state in found.items()})
+    records = count_records(admin, {name: state.partitions for name, state in found.items()})
     rows = [
         {
             "topic": name,
@@ -111,25 +110,6 @@ def _admin() -> AdminClient:
     settings = load().settings.kafka
     check_reachable(settings)
     return make_admin(settings)
-
-
-def _records(admin: AdminClient, partitions: dict[str, int]) -> dict[str, int]:
-    """End minus start offset, summed over partitions: an upper bound where a topic is compacted or has transactions."""
-    every = [TopicPartition(name, number) for name, count in partitions.items() for number in range(count)]
-    totals = dict.fromkeys(partitions, 0)
-    end, start = OffsetSpec.latest(), OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-    for sign, spec in ((1, end), (-1, start)):
-        answers = admin.list_offsets(
-            dict.fromkeys(every, spec),
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=REQUEST_TIMEOUT_SECONDS,
-        )
-        for partition, future in answers.items():
-            try:
-                totals[partition.topic] += sign * future.result(REQUEST_TIMEOUT_SECONDS).offset
-            except KafkaException as error:
-                raise click.ClickException(f"no offsets of {partition.topic}: {error}") from error
-    return totals
 
 
 def _print(report: TopicReport, agreement: str) -> None:

@@ -46,6 +46,8 @@ AUTOMATIC_PORTS: Final = range(19_092, 29_092)
 MAX_HEAP_MB: Final = 512
 PR_SET_PDEATHSIG: Final = 1
 LOG_TAIL_LINES: Final = 15
+_BACKGROUND: Final[dict[Path, subprocess.Popen[bytes]]] = {}
+"""Brokers that this process started in the background, by folder: whoever stops one here must also reap it."""
 
 
 class BrokerError(ExplorerError):
@@ -99,7 +101,6 @@ class LocalBroker:
         self._heap_mb = heap_mb
         self._jars = jars
         self._extra = dict(extra_properties or {})
-        self._child: subprocess.Popen[bytes] | None = None  # started by us in the background; to be reaped at its end
         self._artifacts = read_lock(DEFINITION / "jgo.lock.toml")
         self.version = next(a.version for a in self._artifacts if a.name.startswith("kafka_"))
 
@@ -185,7 +186,7 @@ class LocalBroker:
         except BrokerError:
             _end(process, grace=5.0)
             raise
-        self._child = process
+        _BACKGROUND[self.home] = process
         return True
 
     def stop(self, timeout: float = 30.0) -> bool:
@@ -425,9 +426,8 @@ class LocalBroker:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
-        if self._child is not None:
-            self._child.wait()
-            self._child = None
+        if (child := _BACKGROUND.pop(self.home, None)) is not None:
+            child.wait()
         return True
 
     def _signal(self, number: signal.Signals) -> None:

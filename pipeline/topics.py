@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its type stubs forget to export these
     AdminClient,
     AlterConfigOpType,
@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its type stu
     ConfigResource,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
 )
 
 from schemas.errors import ExplorerError
@@ -28,6 +29,14 @@ from schemas.topics import PREFIX, TOPICS, Topic
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
 SETTLE_SECONDS: Final = 15.0
 """How long a finished change may take to show in the broker's answers."""
+
+
+NOT_YET_CODES: Final = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""What a partition that was just created answers before it has a leader."""
 
 
 class TopicError(ExplorerError):
@@ -119,6 +128,35 @@ def read_topics(admin: AdminClient, names: Collection[str] | None = None) -> dic
         }
     except KafkaException as error:
         raise _refused("read the topics", error) from error
+
+
+def count_records(admin: AdminClient, partitions: Mapping[str, int]) -> dict[str, int]:
+    """End minus start offset of each topic (name → number of partitions), summed over its partitions.
+
+    An upper bound where a topic is compacted or has transactions. Blocks; raises TopicError.
+    """
+    every = [TopicPartition(name, number) for name, count in partitions.items() for number in range(count)]
+    totals = dict.fromkeys(partitions, 0)
+    end, start = OffsetSpec.latest(), OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+    for sign, spec in ((1, end), (-1, start)):
+        deadline, unanswered = time.monotonic() + SETTLE_SECONDS, every
+        while unanswered:
+            answers = admin.list_offsets(
+                dict.fromkeys(unanswered, spec),
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=REQUEST_TIMEOUT_SECONDS,
+            )
+            unanswered = []
+            for partition, future in answers.items():
+                try:
+                    totals[partition.topic] += sign * future.result(REQUEST_TIMEOUT_SECONDS).offset
+                except KafkaException as error:
+                    if error.args[0].code() not in NOT_YET_CODES or time.monotonic() > deadline:
+                        raise _refused(f"read the offsets of {partition.topic}", error) from error
+                    unanswered.append(partition)
+            if unanswered:
+                time.sleep(0.1)
+    return totals
 
 
 def compare(declared: Mapping[str, Topic], found: Mapping[str, TopicState]) -> TopicReport:
