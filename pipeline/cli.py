@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "simulator": ("pipeline.commands_run", "simulator", "a synthetic Jetstream network"),
     "broker": ("pipeline.commands_broker", "broker", "the embedded Kafka broker"),
     "topics": ("pipeline.commands_topics", "topics", "make the broker agree with schemas/topics"),
+    "events": ("pipeline.commands_events", "events", "the source's frames, from topics or lake"),
     "settings": ("pipeline.commands_settings", "settings", "print every setting, its value and where it came from"),
 }
 

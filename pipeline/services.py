@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import SettingsError
 from pipeline.kafka import check_reachable, make_consumer, make_producer
 from pipeline.runtime import Report, Service
 from pipeline.settings import Settings
 from schemas.framing import Framing, SingleObjectFraming
+
+if TYPE_CHECKING:
+    from consumers.decode import SchemaLookup
+    from lake.manifest import Manifest
+    from lake.store import LakeStore
 
 Make = Callable[[Report], Service]
 
@@ -24,6 +29,22 @@ def framing(settings: Settings) -> Framing:
     if settings.schema_registry is None:
         return SingleObjectFraming()
     raise SettingsError("no registry client in this release", "unset EXPLORER_SCHEMA_REGISTRY")
+
+
+def schema_lookup(settings: Settings) -> SchemaLookup:
+    """What finds the schema that a message names: released schemas, and the registry when one is set."""
+    from consumers.decode import released_schemas
+
+    framing(settings)
+    return released_schemas
+
+
+def open_lake(settings: Settings) -> tuple[Manifest, LakeStore]:
+    """The lake for reading. Raises ManifestUnavailable when there is none yet."""
+    from lake.manifest import open_manifest
+    from lake.store import LakeStore
+
+    return open_manifest(settings.manifest, read_only=True), LakeStore(settings.lake)
 
 
 def producer(settings: Settings) -> Make:
