@@ -1,16 +1,18 @@
 """Kafka values of one topic to typed columns, natively: no Python object per event unless an event is damaged.
 
-The bodies of a batch that share a writer's schema are joined into one Avro container file in memory (Avro 1.11, "Object
-Container Files": one block of concatenated bodies) and decoded in one call. Bodies have no length of their own there,
-so three checks find a damaged one: the number of rows, the `did` of every row against its Kafka key, and a sentinel
-record behind the last one. When a check fails the batch is halved until the damaged messages are alone; those are
-decoded one by one with a second implementation, which also gives the reason.
+The values of a batch that share a writer's schema are joined into one Avro container file in memory (Avro 1.11, "Object
+Container Files": one block of concatenated records) and decoded in one call. The framing header of each value stays where
+it is and is declared as two leading fields. Records have no length of their own there, so four checks find a damaged
+one: the number of rows, the header of every row, the `did` of every row against its Kafka key, and a sentinel record
+behind the last one. When a check fails the batch is halved until the damaged messages are among few; those are decoded one
+by one with a second implementation, which also gives the reason.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -23,13 +25,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.avro_schemas import AvroSchema, schema_by_fingerprint
-from schemas.errors import DeadLetterReason
+from schemas.errors import BadRecord, DeadLetterReason
 from schemas.framing import (
     REGISTRY_HEADER_BYTES,
     REGISTRY_MAGIC,
     SINGLE_OBJECT_HEADER_BYTES,
     SINGLE_OBJECT_MAGIC,
     SchemaRef,
+    split,
 )
 
 SchemaLookup = Callable[[SchemaRef], AvroSchema | None]
@@ -42,6 +45,11 @@ MAX_TIME_US: Final = 253_402_300_800_000_000
 """Start of the year 10000: later times have no hour folder and no timestamp in SQL."""
 
 _SYNC: Final = b"\x00" * 16
+_MAGIC, _NAMED = "framing_magic", "framing_schema"
+_HEADER_FIELDS: Final = {
+    SINGLE_OBJECT_HEADER_BYTES: {"name": _NAMED, "type": "double"},
+    REGISTRY_HEADER_BYTES: {"name": _NAMED, "type": "float"},
+}
 
 
 @dataclass(slots=True)
@@ -103,6 +111,8 @@ def decode(records: TopicRecords, schema_name: str, lookup: SchemaLookup = relea
     Never raises for a bad message: it is in `Decoded.bad`. Rows keep the order of arrival within one schema.
     """
     decoded = Decoded()
+    if _decode_uniform(records, schema_name, lookup, decoded):
+        return decoded
     for reference, indices in _by_framing(records, decoded):
         schema = lookup(reference)
         if schema is None or schema.name != schema_name:
@@ -113,6 +123,23 @@ def decode(records: TopicRecords, schema_name: str, lookup: SchemaLookup = relea
             header = SINGLE_OBJECT_HEADER_BYTES if reference.kind == "fingerprint" else REGISTRY_HEADER_BYTES
             _decode_group(records, indices, header, body_codec(schema), decoded)
     return decoded
+
+
+def _decode_uniform(records: TopicRecords, schema_name: str, lookup: SchemaLookup, decoded: Decoded) -> bool:
+    """Decode at once when all messages carry one schema and none is damaged; False, with nothing done, when not so."""
+    try:
+        reference, body = split(records.values[0] or b"")
+    except (BadRecord, IndexError):
+        return False
+    schema = lookup(reference)
+    if schema is None or schema.name != schema_name:
+        return False
+    header = (records.values[0] or b"")[: -len(body)] if body else records.values[0] or b""
+    frame = body_codec(schema).many(records.values, pa.array(records.keys, pa.large_binary()), header)
+    if frame is None:
+        return False
+    _keep(records, frame, np.arange(len(records)), decoded)
+    return True
 
 
 def _by_framing(records: TopicRecords, decoded: Decoded) -> Iterator[tuple[SchemaRef, NDArray[np.int64]]]:
@@ -158,33 +185,28 @@ def bad_message(records: TopicRecords, index: int, reason: DeadLetterReason, det
 
 
 class BodyCodec:
-    """Decodes bare bodies of one schema, many at once or one by one."""
+    """Decodes bodies of one schema, many at once or one by one."""
 
     def __init__(self, schema: AvroSchema) -> None:
         self._parsed = schema.parsed
-        text = schema.text.encode("utf-8")
-        self._head = (
-            b"Obj\x01"
-            + _long(2)
-            + _string(b"avro.schema")
-            + _string(text)
-            + _string(b"avro.codec")
-            + _string(b"null")
-            + _long(0)
-            + _SYNC
-        )
+        declared = json.loads(schema.text)
+        # Both headers read as Avro: their first bytes are a variable-length long, what names the schema is a float.
+        self._framed_heads = {
+            length: _container_head(
+                json.dumps({**declared, "fields": [{"name": _MAGIC, "type": "long"}, named, *declared["fields"]]})
+            )
+            for length, named in _HEADER_FIELDS.items()
+        }
         sentinel = io.BytesIO()
         fastavro.schemaless_writer(sentinel, self._parsed, _blank(self._parsed))
         self._sentinel = sentinel.getvalue()
-        self.frame_schema: pl.Schema = self._read(0, b"").schema
+        self.frame_schema: pl.Schema = _read(_container_head(schema.text), 1, [self._sentinel]).schema
 
-    def many(self, bodies: pa.LargeBinaryArray, keys: pa.LargeBinaryArray) -> pl.DataFrame | None:
-        """All `bodies` (no nulls) in one native call, or None when any of them is not a record of its key's account."""
-        count = len(bodies)
-        bounds = np.frombuffer(bodies.buffers()[1], np.int64)[bodies.offset : bodies.offset + count + 1]
-        joined = memoryview(bodies.buffers()[2])[int(bounds[0]) : int(bounds[-1])]
+    def many(self, values: Sequence[bytes | None], keys: pa.LargeBinaryArray, header: bytes) -> pl.DataFrame | None:
+        """All `values` in one native call, or None unless each is `header` and a record of its key's account."""
+        count = len(values)
         try:
-            frame = self._read(count, joined)
+            frame = _read(self._framed_heads[len(header)], count + 1, [*values, header, self._sentinel])
         except Exception:
             return None
         except BaseException as error:
@@ -194,10 +216,15 @@ class BodyCodec:
             return None
         if frame.height != count + 1 or frame["did"][-1] != SENTINEL_DID:
             return None
-        frame = frame.head(count)
-        dids = frame["did"].to_arrow().cast(pa.large_binary())
+        # Every row has to begin with the header that the sentinel has: a body that is too long or too short for its
+        # neighbour's place would have moved it.
+        bits = frame[_NAMED].to_numpy().view(np.uint64 if len(header) == SINGLE_OBJECT_HEADER_BYTES else np.uint32)
+        magic = frame[_MAGIC].to_numpy()
+        if (bits != bits[-1]).any() or (magic != magic[-1]).any():
+            return None
+        frame = frame.drop(_MAGIC, _NAMED).head(count)
         # Slots of missing keys compare as null, which `all` must not skip.
-        same = pc.all(pc.equal(dids, keys), skip_nulls=False).as_py()
+        same = pc.all(pc.equal(frame["did"].to_arrow().cast(pa.large_binary()), keys), skip_nulls=False).as_py()
         return frame if same else None
 
     def one(self, body: bytes, key: bytes | None) -> dict[str, Any] | tuple[DeadLetterReason, str]:
@@ -213,10 +240,16 @@ class BodyCodec:
             return DeadLetterReason.KEY_MISMATCH, f"record is of {row['did'][:200]!r}, key is {key!r:.200}"
         return row
 
-    def _read(self, count: int, bodies: bytes | memoryview) -> pl.DataFrame:
-        """`count` joined bodies and the sentinel behind them."""
-        block = _long(count + 1) + _long(len(bodies) + len(self._sentinel))
-        return pl.read_avro(io.BytesIO(b"".join((self._head, block, bodies, self._sentinel, _SYNC))))
+
+def _read(head: bytes, count: int, bodies: Sequence[Any]) -> pl.DataFrame:
+    """Decode `count` records that stand in `bodies`, joined, after `head`."""
+    block = _long(count) + _long(sum(map(len, bodies)))
+    return pl.read_avro(io.BytesIO(b"".join((head, block, *bodies, _SYNC))))
+
+
+def _container_head(schema: str) -> bytes:
+    metadata = _string(b"avro.schema") + _string(schema.encode()) + _string(b"avro.codec") + _string(b"null")
+    return b"Obj\x01" + _long(2) + metadata + _long(0) + _SYNC
 
 
 @cache
@@ -228,16 +261,16 @@ def body_codec(schema: AvroSchema) -> BodyCodec:
 def _decode_group(
     records: TopicRecords, indices: NDArray[np.int64], header: int, codec: BodyCodec, decoded: Decoded
 ) -> None:
-    whole = len(indices) == len(records)
-    keys = pa.array(records.keys if whole else [records.keys[i] for i in indices], pa.large_binary())
-    values = pa.array(records.values if whole else [records.values[i] for i in indices], pa.large_binary())
-    bodies = pc.binary_slice(values, header, np.iinfo(np.int32).max)
+    """Decode messages of one schema and framing, halving whatever does not pass the checks as a whole."""
+    values = [records.values[i] for i in indices]
+    keys = pa.array([records.keys[i] for i in indices], pa.large_binary())
+    prefix = (values[0] or b"")[:header]
     good: list[NDArray[np.int64]] = []
     frames: list[pl.DataFrame] = []
     ranges = [(0, len(indices))]
     while ranges:
         low, high = ranges.pop()
-        frame = codec.many(bodies.slice(low, high - low), keys.slice(low, high - low))
+        frame = codec.many(values[low:high], keys.slice(low, high - low), prefix)
         if frame is not None:
             good.append(indices[low:high])
             frames.append(frame)
@@ -247,12 +280,7 @@ def _decode_group(
         else:
             _decode_leaf(records, indices[low:high], header, codec, decoded, good, frames)
     if frames:
-        kept = np.concatenate(good)
-        frame = pl.concat(frames, rechunk=False).with_columns(
-            pl.Series("kafka_partition", records.partitions[kept], pl.Int32),
-            pl.Series("kafka_offset", records.offsets[kept], pl.Int64),
-        )
-        decoded.frames.append(_without_bad_times(records, frame, kept, decoded))
+        _keep(records, pl.concat(frames, rechunk=False), np.concatenate(good), decoded)
 
 
 def _decode_leaf(
@@ -280,16 +308,20 @@ def _decode_leaf(
         frames.append(pl.from_dicts(rows, schema=codec.frame_schema))
 
 
-def _without_bad_times(
-    records: TopicRecords, frame: pl.DataFrame, kept: NDArray[np.int64], decoded: Decoded
-) -> pl.DataFrame:
+def _keep(records: TopicRecords, frame: pl.DataFrame, kept: NDArray[np.int64], decoded: Decoded) -> None:
+    """Add decoded rows, made of the messages at `kept`, with their provenance; impossible times are set aside."""
+    frame = frame.with_columns(
+        pl.Series("kafka_partition", records.partitions[kept], pl.Int32),
+        pl.Series("kafka_offset", records.offsets[kept], pl.Int64),
+    )
     usable = ((frame["time_us"] >= 0) & (frame["time_us"] < MAX_TIME_US)).to_numpy()
     if usable.all():
-        return frame
+        decoded.frames.append(frame)
+        return
     for position in np.flatnonzero(~usable):
         detail = f"time_us {frame['time_us'][int(position)]} lies outside the years 1970 to 9999"
         decoded.bad.append(bad_message(records, int(kept[position]), DeadLetterReason.BAD_TIME, detail))
-    return frame.filter(pl.Series(usable))
+    decoded.frames.append(frame.filter(pl.Series(usable)))
 
 
 def _long(value: int) -> bytes:

@@ -129,7 +129,7 @@ def damage(value: bytes, rng: random.Random) -> bytes:
     return bytes(body)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 150), damaged=st.integers(1, 8))
 def test_damaged_messages_never_cost_a_neighbour(seed: int, count: int, damaged: int) -> None:
     rng = random.Random(seed)

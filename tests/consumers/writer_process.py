@@ -46,7 +46,7 @@ def main() -> int:
     try:
         service.run(stop)
     except ExplorerError as error:
-        logging.error("%s", error)
+        logging.getLogger("explorer.consumers").error("%s", error)
         return error.exit_code
     finally:
         manifest.close()
