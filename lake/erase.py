@@ -2,7 +2,7 @@
 
 A pass takes all pending files (those whose deletions, updates, account deletions and syncs are not applied yet), looks
 into every file that could hold a row they end, rewrites the files that do, and marks the pending ones as applied. It can be cut
-short after any file and started again. Bytes are gone when the retired files are unlinked (`lake.maintain.unlink_retired`).
+short after any file and started again. Bytes are gone when the retired files are unlinked (`lake.retire.unlink_retired`).
 """
 
 from __future__ import annotations

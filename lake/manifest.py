@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from lake.steps import Hook, no_hook
+
 HOUR_US = 3_600_000_000
 
 FileKind = Literal["small", "rolled"]
@@ -385,22 +387,28 @@ def coalesce_spans(spans: Sequence[Span]) -> tuple[Span, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ManifestOptions:
-    """Bounds of a manifest connection. busy_timeout_s: longest wait for another transaction."""
+    """Bounds of a manifest connection. busy_timeout_s: longest wait for another transaction; hook: for fault tests."""
 
     busy_timeout_s: float = 10.0
     create: bool = False
     read_only: bool = False
+    hook: Hook = no_hook
 
 
 def open_manifest(
-    url_or_path: str, *, create: bool = False, read_only: bool = False, busy_timeout_s: float = 10.0
+    url_or_path: str,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    busy_timeout_s: float = 10.0,
+    hook: Hook = no_hook,
 ) -> Manifest:
     """Opens the manifest at a SQLite path or a `postgresql://` URL.
 
     create: make it if it is not there (otherwise ManifestUnavailable says how). read_only: every change is refused by
-    the database itself. Raises ManifestVersionError for a manifest of a newer release.
+    the database itself. hook: for fault tests. Raises ManifestVersionError for a manifest of a newer release.
     """
-    options = ManifestOptions(busy_timeout_s=busy_timeout_s, create=create, read_only=read_only)
+    options = ManifestOptions(busy_timeout_s, create, read_only, hook)
     if url_or_path.startswith(("postgresql://", "postgres://")):
         from lake.manifest_postgres import PostgresManifest
 

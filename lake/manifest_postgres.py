@@ -15,6 +15,7 @@ from typing import Any
 from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable, ManifestVersionError
 from lake.manifest import ManifestOptions
 from lake.manifest_sql import SCHEMA_VERSION, SqlManifest, migrations
+from lake.steps import CommitStep
 
 try:
     import psycopg
@@ -104,6 +105,7 @@ class PostgresManifest(SqlManifest):
                     f"The manifest {self.url} refused a change: {error}.", "Look at the PostgreSQL server and its log."
                 ) from error
             raise
+        self._options.hook(CommitStep.MANIFEST_OPEN)
         try:
             self._commit_transaction(cursor)
         except psycopg.Error as error:

@@ -18,6 +18,7 @@ from typing import Any
 from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable, ManifestVersionError
 from lake.manifest import ManifestOptions
 from lake.manifest_sql import SCHEMA_VERSION, SqlManifest, migrations
+from lake.steps import CommitStep
 
 _APPLICATION_ID = 0x424C414B
 """Marks the file as ours in SQLite's header ("BLAK")."""
@@ -100,6 +101,7 @@ class SqliteManifest(SqlManifest):
                     "Look for a full disk or wrong permissions.",
                 ) from error
             raise
+        self._options.hook(CommitStep.MANIFEST_OPEN)
         try:
             self._commit_transaction(cursor)
         except sqlite3.OperationalError as error:
