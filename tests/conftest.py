@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+pytest_plugins = ["tests.support.kafka"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -35,6 +37,7 @@ def no_explorer_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left_running() -> Iterator[None]:
     """A module of tests ends with the child processes and non-daemon threads it began with."""
+    # Imported here: pytest itself loads the plugin first, to rewrite its assertions.
     from tests.support.kafka import SESSION_PROCESSES
 
     children = {child.pid for child in psutil.Process().children(recursive=True)}
