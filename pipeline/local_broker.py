@@ -275,7 +275,7 @@ class LocalBroker:
                 env=_clean_environment(),
                 pass_fds=(lock_fd,),
                 start_new_session=True,  # Ctrl-C must reach the supervisor only: the broker stops last
-                preexec_fn=_die_with(os.getpid()) if dies_with_parent else None,
+                preexec_fn=die_with(os.getpid()) if dies_with_parent else None,
             )
         _write_json(self.home / "process.json", {"pid": process.pid})
         return process
@@ -490,7 +490,7 @@ class _Lock:
         self.close()
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
+def die_with(parent: int) -> Callable[[], None] | None:
     """What the child runs before Java so that the kernel kills it when its parent ends in any way (Linux only)."""
     if not sys.platform.startswith("linux"):
         return None
