@@ -24,6 +24,9 @@ class SnapshotInfo(Answer):
 
     version: int = Field(description="Manifest version; pass it as `as_of` to ask again about the same data.")
     created: str = Field(description="When that version was committed.")
+    current_version: int = Field(
+        description="Newest version: what was removed up to it is left out, also with `as_of`."
+    )
 
 
 class GapInfo(Answer):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
 
+from api import access
 from api.admission import QueryRunner
 from api.config import ApiSettings
 from api.current import CurrentState
@@ -19,7 +19,8 @@ from api.cursors import CursorCodec
 from api.engine import Engine
 from api.errors import install_handlers
 from api.middleware import RequestCounts, RequestLayer
-from api.routes import health, page, search, stats
+from api.posts_query import Lake
+from api.routes import counts, health, page, search, stats
 from api.services import Services, make_lanes
 from api.snapshots import SnapshotSource
 from lake.manifest import open_manifest
@@ -52,11 +53,10 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     light, heavy = make_lanes(settings)
     services = Services(
         settings=settings,
-        lake_root=lake_root,
+        lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20)),
         snapshots=SnapshotSource(lambda: open_manifest(manifest, read_only=True), settings.snapshot_seconds),
         engine=engine,
         runner=QueryRunner(engine, light=light, heavy=heavy, seconds=settings.query_seconds),
-        current=CurrentState(lake_root, settings.state_cache_mb * 2**20),
         cursors=CursorCodec(load_secret(state / "cursor.key")),
         counts=RequestCounts(),
     )
@@ -76,13 +76,15 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
-        middleware=[Middleware(RequestLayer, settings=settings, counts=services.counts)],
     )
     app.state.services = services
+    # The last layer added is the outermost: every answer, also a refusal of access, has an id and security headers.
+    access.install(app, settings.access, host=settings.host, state_dir=state)
+    app.add_middleware(RequestLayer, settings=settings, counts=services.counts)
     install_handlers(app)
     app.include_router(health.router)
     app.include_router(page.router)
-    for module in (search, stats):
+    for module in (search, counts, stats):
         app.include_router(module.router, prefix="/v1")
     return app
 

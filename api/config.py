@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.access.config import AccessSettings
+
 
 class ApiSettings(BaseModel):
     """Frozen, built once by the process that starts the service; nothing in this room reads the environment."""
@@ -51,6 +53,8 @@ class ApiSettings(BaseModel):
     body_bytes: int = Field(2 * 2**20, ge=1024, le=2**31, description="Largest request body, except for uploads.")
     upload_bytes: int = Field(256 * 2**20, ge=1024, le=2**40, description="Largest upload of a label table.")
     url_bytes: int = Field(16 * 2**10, ge=1024, le=2**20, description="Longest path and query string.")
+
+    access: AccessSettings = Field(default_factory=AccessSettings, description="Keys, rates, origins, audit.")
 
     drain_seconds: float = Field(
         5.0, gt=0, le=300, description="Time that running requests get when the service stops."

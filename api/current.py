@@ -28,7 +28,7 @@ from lake.manifest import LiveFile, Snapshot
 
 _KEYS: Final = (
     "SELECT did, collection, rkey_tid, rkey_text, rev_tid, time"
-    f" FROM read_parquet($files, hive_partitioning = false) WHERE {ENDING_SQL}"
+    " FROM read_parquet($files, hive_partitioning = false) WHERE " + ENDING_SQL  # noqa: S608 - constants
 )
 _SYNCS: Final = "SELECT did, rev_tid, time FROM read_parquet($files, hive_partitioning = false)"
 _ACCOUNTS: Final = """

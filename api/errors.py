@@ -92,7 +92,7 @@ class Problem(Enum):
     )
     FORBIDDEN = (
         403,
-        "The API key does not allow this",
+        "The request is not allowed",
         "Ask the operator for a key with the scope that `detail` names.",
     )
     RATE_LIMITED = (429, "Too many requests", "Wait for the seconds in Retry-After.")

@@ -154,8 +154,8 @@ class PostFilters(TimeRange):
     not_lang: tuple[Language, ...] = _list("Languages it did not declare.")
     media: tuple[Media, ...] = _list("Kinds of media; `external` is a link card.")
     not_media: tuple[Media, ...] = _list("Kinds of media the post does not have.")
-    label: tuple[Label, ...] = _list("Labels the author put on the post, such as `porn`.")
-    not_label: tuple[Label, ...] = _list("Labels the author did not put on it.")
+    self_label: tuple[Label, ...] = _list("Labels the author put on the post, such as `porn`.")
+    not_self_label: tuple[Label, ...] = _list("Labels the author did not put on it.")
 
     reply: bool | None = Field(None, description="Only replies (true) or only top-level posts (false).")
     reply_to: PostUri | None = Field(None, description="Direct replies to this post.")

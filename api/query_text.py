@@ -200,6 +200,8 @@ def parse(query: str) -> Node:
     return _Parser(tokens, len(query)).parse()
 
 
+_SPACE: Final = r"\s\v\x{1c}-\x{1f}\x{85}\p{Z}"
+"""What Python calls white space: RE2's own class is ASCII only."""
 _SPACELESS: Final = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _LEFT_EDGE: Final = rf"(?:^|[^\p{{L}}\p{{N}}\p{{M}}_]|[{_SPACELESS}])"
 _RIGHT_EDGE: Final = rf"(?:$|[^\p{{L}}\p{{N}}\p{{M}}_]|[{_SPACELESS}])"
@@ -248,7 +250,7 @@ def _literal(text: str) -> str:
 
 def _pattern(text: str) -> str:
     words = text.split()
-    return r"\s+".join(r"\S*".join(_literal(piece) for piece in word.split("*")) for word in words)
+    return f"[{_SPACE}]+".join(f"[^{_SPACE}]*".join(_literal(piece) for piece in word.split("*")) for word in words)
 
 
 def term_pattern(term: Term, *, exact: bool) -> str:

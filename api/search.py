@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
 from api.columns import lake_columns
-from api.current import IS_RECORD, CurrentState
 from api.cursors import Cursor
 from api.engine import Session
 from api.filters import PostFilters
 from api.identifiers import POST
+from api.posts_query import Lake, prepare
 from api.snapshots import Scan
-from api.sql import Bound, all_of, post_predicates
+from api.sql import Bound, all_of
 from api.times import to_datetime, to_micros
 from lake.convert import lake_schema
 from lake.manifest import HOUR_US, LiveFile
@@ -75,7 +74,7 @@ def after_predicate(cursor: Cursor, sort: Sort, bound: Bound) -> str:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Everything a worker needs to produce one page."""
+    """Everything a worker needs to produce one page; the handles in `filters` are resolved."""
 
     scan: Scan
     filters: PostFilters
@@ -86,18 +85,18 @@ class SearchPlan:
     seconds: float
 
 
-def run_search(session: Session, current: CurrentState, root: Path, plan: SearchPlan) -> Page:
-    """Produce one page; `filters` must have its handles resolved. Blocks for about `plan.seconds` at most, when
-    single steps are short; the runner's deadline holds in any case."""
+def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
+    """Produce one page. Blocks for about `plan.seconds` at most when single steps are short; the runner's deadline holds in
+    any case."""
     until = time.monotonic() + plan.seconds
-    joins = current.ends(session, plan.scan.snapshot, POST, plan.filters.start).attach(session)
-    bound = Bound()
-    predicates = [IS_RECORD, *post_predicates(plan.filters, bound)]
+    source = prepare(session, lake, plan.scan, plan.filters)
+    bound = source.bound
+    predicates = list(source.predicates)
     if plan.cursor is not None:
         predicates.append(after_predicate(plan.cursor, plan.sort, bound))
     columns = dict.fromkeys((*lake_columns(POST, plan.fields), "time", "kafka_partition", "kafka_offset"))
     statement = (
-        f"SELECT {', '.join(columns)} FROM read_parquet($files, hive_partitioning = false) AS r {joins}"
+        f"SELECT {', '.join(columns)} FROM {source.relation}"
         f" WHERE {all_of(predicates)} ORDER BY {_ORDER[plan.sort]} LIMIT $count"
     )
     found: list[pa.Table] = []
@@ -107,8 +106,7 @@ def run_search(session: Session, current: CurrentState, root: Path, plan: Search
         newest_first=plan.sort is Sort.NEWEST, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS
     )
     for number, step in enumerate(steps):
-        files = [str(root / file.path) for file in step]
-        part = session.table(statement, {**bound.values, "files": files, "count": missing})
+        part = session.table(statement, {**bound.values, "files": lake.paths(step), "count": missing})
         files_read += len(step)
         rows_scanned += sum(file.rows for file in step)
         found.append(part)
@@ -133,7 +131,7 @@ def _remaining(plan: SearchPlan) -> Scan:
         kept = [file for file in plan.scan.files if file.min_time_us <= micros]
     else:
         kept = [file for file in plan.scan.files if file.max_time_us >= micros]
-    return Scan(plan.scan.snapshot, plan.scan.table, tuple(kept))
+    return replace(plan.scan, files=tuple(kept))
 
 
 def _cursor_of(rows: pa.Table) -> Cursor:

@@ -74,6 +74,8 @@ class ApiService:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Which proxies to believe is the access layer's business.
+                proxy_headers=False,
                 date_header=True,
                 ws="none",
                 timeout_keep_alive=30,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
 
+from api.access import principal
 from api.admission import Lane, QueryRunner
 from api.config import ApiSettings
-from api.current import CurrentState
 from api.cursors import CursorCodec
 from api.engine import Engine, Session
 from api.middleware import RequestCounts
+from api.posts_query import Lake
 from api.snapshots import SnapshotSource
 
 T = TypeVar("T")
@@ -23,14 +23,13 @@ T = TypeVar("T")
 
 @dataclass
 class Services:
-    """The parts of the running service; `lake_root` is absolute."""
+    """The parts of the running service."""
 
     settings: ApiSettings
-    lake_root: Path
+    lake: Lake
     snapshots: SnapshotSource
     engine: Engine
     runner: QueryRunner
-    current: CurrentState
     cursors: CursorCodec
     counts: RequestCounts
     started: float = field(default_factory=time.time)
@@ -58,8 +57,7 @@ def services(request: Request) -> Services:
 
 def client_of(request: Request) -> str:
     """Who a limit counts against: the key when there is one, else the address."""
-    key = request.scope.get("explorer.key_id")
-    return str(key) if key else (request.client.host if request.client else "local")
+    return principal(request).client
 
 
 def make_lanes(settings: ApiSettings) -> tuple[Lane, Lane]:

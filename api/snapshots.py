@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from api.sql import Bound, any_of
 from api.times import format_time
-from lake.manifest import LiveFile, Manifest, Snapshot
+from lake.manifest import LiveFile, Manifest, Snapshot, TopicPartition
+from schemas.topics import TABLE_TOPICS
 
 _END_OF_TIME_US: Final = 253_402_300_799_999_999
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """An older version: its rows are those before these offsets, whatever files hold them today."""
+
+    version: int
+    created_us: int
+    positions: Mapping[TopicPartition, int]
 
 
 class SnapshotSource:
@@ -38,6 +49,11 @@ class SnapshotSource:
         with self._lock:
             return self._open().snapshot(version)
 
+    def as_of(self, version: int) -> AsOf:
+        """An older version to ask about; raises SnapshotExpired when it is unknown or was thinned out."""
+        found = self.at(version)
+        return AsOf(version, found.created_us, found.positions())
+
     def close(self) -> None:
         """Close the manifest; later calls open it again."""
         with self._lock:
@@ -53,11 +69,15 @@ class SnapshotSource:
 
 @dataclass(frozen=True)
 class Scan:
-    """The files of one table that a query has to read, in the order of their hours."""
+    """The files of one table that a query has to read, in the order of their hours.
+
+    `snapshot` is the newest one: what ended since `as_of` (None = now) is left out of every answer.
+    """
 
     snapshot: Snapshot
     table: str
     files: tuple[LiveFile, ...]
+    as_of: AsOf | None = None
 
     @property
     def rows(self) -> int:
@@ -88,7 +108,7 @@ class Scan:
         return steps
 
 
-def scan(snapshot: Snapshot, table: str, start_us: int | None, end_us: int | None) -> Scan:
+def scan(snapshot: Snapshot, table: str, start_us: int | None, end_us: int | None, as_of: AsOf | None = None) -> Scan:
     """Plan the files for a range of arrival time. Raises SnapshotExpired."""
     found = snapshot.files(table, start_us, end_us)
     kept = [
@@ -96,12 +116,24 @@ def scan(snapshot: Snapshot, table: str, start_us: int | None, end_us: int | Non
         for file in found
         if (end_us is None or file.min_time_us < end_us) and (start_us is None or file.max_time_us >= start_us)
     ]
-    return Scan(snapshot, table, tuple(kept))
+    return Scan(snapshot, table, tuple(kept), as_of)
 
 
-def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
-    """How an answer names its snapshot."""
-    return {"version": snapshot.version, "created": format_time(snapshot.created_us)}
+def as_of_predicate(as_of: AsOf, table: str, bound: Bound) -> str:
+    """That a row of `table` was visible in the older version."""
+    topic = TABLE_TOPICS[table]
+    parts = [
+        f"kafka_partition = {bound.bind(partition)} AND kafka_offset < {bound.bind(offset)}"
+        for (name, partition), offset in sorted(as_of.positions.items())
+        if name == topic
+    ]
+    return any_of(parts)
+
+
+def snapshot_json(snapshot: Snapshot, as_of: AsOf | None = None) -> dict[str, Any]:
+    """How an answer names its snapshot: the version it is about, and the version whose deletions it honours."""
+    about = as_of or snapshot
+    return {"version": about.version, "created": format_time(about.created_us), "current_version": snapshot.version}
 
 
 def coverage_json(

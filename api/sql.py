@@ -198,7 +198,7 @@ def post_predicates(filters: PostFilters, bound: Bound) -> list[str]:
     for column, wanted, unwanted in (
         ("hashtags", filters.hashtag, filters.not_hashtag),
         ("mentions", filters.mention, filters.not_mention),
-        ("self_labels", filters.label, filters.not_label),
+        ("self_labels", filters.self_label, filters.not_self_label),
     ):
         if wanted:
             found.append(_list_predicate(column, wanted, bound))

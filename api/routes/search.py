@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -12,18 +11,16 @@ from pydantic import Field
 from starlette.responses import Response
 
 from api.answers import QUERY_PROBLEMS, Page, json_answer
-from api.columns import public_fields, publish, to_json
-from api.cursors import MAX_CHARACTERS, Cursor, CursorError, query_digest
+from api.columns import publish, to_json
+from api.cursors import MAX_CHARACTERS
 from api.engine import Session
-from api.errors import ApiError, FieldError, Problem, bad_parameter, unknown_parameter
 from api.filters import PostFilters
-from api.handles import handles_of, resolve, with_dids
 from api.identifiers import POST
 from api.parameters import known_parameters
+from api.routes.common import PostQuery, chosen_fields, coverage_of, decode_cursor, plan_posts, run_posts
 from api.search import Page as FoundPage
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
-from api.snapshots import coverage_json, scan, snapshot_json
 
 router = APIRouter(tags=["search"])
 
@@ -50,7 +47,7 @@ DEFAULT_FIELDS: Final = (
 """What a row has unless the client chooses."""
 
 
-class SearchQuery(PostFilters):
+class SearchQuery(PostQuery):
     """A search: filters, order, page and columns."""
 
     sort: Sort = Field(Sort.NEWEST, description="Order by arrival: `newest` or `oldest` first.")
@@ -63,32 +60,6 @@ class SearchQuery(PostFilters):
     fields: str | None = Field(
         None, max_length=2000, description="Columns of the rows, separated by commas.", examples=["uri,time,text"]
     )
-
-
-def chosen_fields(fields: str | None, table: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns a client asked for, each once; ApiError 400 names the nearest known one for an unknown."""
-    if fields is None:
-        return default
-    known = public_fields(table)
-    names = tuple(dict.fromkeys(name.strip() for name in fields.split(",") if name.strip()))
-    if not names:
-        raise bad_parameter("fields", f"no field is named; the fields are: {', '.join(known)}")
-    for name in names:
-        if name not in known:
-            error = unknown_parameter(name, known)
-            detail = error.detail.replace("parameter", "field")
-            raise ApiError(Problem.INVALID_PARAMETER, f"fields: {detail}", errors=[FieldError("fields", detail)])
-    return names
-
-
-def decode_cursor(services: Services, text: str | None, digest: str) -> Cursor | None:
-    """The cursor of a request; ApiError 400 when it cannot be used."""
-    if text is None:
-        return None
-    try:
-        return services.cursors.decode(text, digest)
-    except CursorError as error:
-        raise ApiError(Problem.INVALID_CURSOR, f"cursor: {error}", errors=[FieldError("cursor", str(error))]) from None
 
 
 def next_link(request: Request, cursor: str | None) -> str | None:
@@ -119,24 +90,15 @@ async def search(
     settings = here.settings
     limit = min(query.limit or settings.page_default, settings.page_max)
     fields = chosen_fields(query.fields, POST, DEFAULT_FIELDS)
-    digest = query_digest({"search": query.meaning(), "sort": query.sort})
+    digest = query.digest(sort=query.sort)
     cursor = decode_cursor(here, query.cursor, digest)
-    snapshot = await asyncio.to_thread(here.snapshots.newest)
-    arrival = query.clock == "arrival"
-    plan = await asyncio.to_thread(
-        scan, snapshot, POST, query.start if arrival else None, query.end if arrival else None
-    )
+    planned = await plan_posts(here, query)
 
-    def work(session: Session) -> FoundPage:
-        dids = resolve(session, here.lake_root, snapshot, handles_of(query))
-        return run_search(
-            session,
-            here.current,
-            here.lake_root,
-            SearchPlan(plan, with_dids(query, dids), query.sort, fields, limit, cursor, settings.page_seconds),
-        )
+    def work(session: Session, filters: PostFilters) -> FoundPage:
+        plan = SearchPlan(planned.scan, filters, query.sort, fields, limit, cursor, settings.page_seconds)
+        return run_search(session, here.lake, plan)
 
-    found = await here.query(request, work, heavy=plan.bytes > settings.heavy_bytes)
+    found = await run_posts(request, here, query, planned, work)
     results = to_json(publish(POST, found.rows, fields))
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
@@ -153,7 +115,7 @@ async def search(
             "rows_scanned": found.rows_scanned,
             "seconds": round(time.monotonic() - started, 4),
         },
-        "snapshot": snapshot_json(snapshot),
-        "coverage": await asyncio.to_thread(coverage_json, snapshot, [POST], query.start, query.end),
+        "snapshot": planned.about(),
+        "coverage": await coverage_of(planned, [POST], query.start, query.end),
     }
     return json_answer(body, headers={"Link": f'<{link}>; rel="next"'} if link else None)

@@ -38,7 +38,7 @@ function shape(document_, given) {
 
 function draw(document_, method, path, operation) {
   const box = element("section", { class: "operation", id: operation.operationId });
-  box.append(element("h3", {}, element("span", { class: "method" }, method.toUpperCase()), element("code", {}, path)), element("p", {}, operation.description || operation.summary || ""));
+  box.append(element("h3", {}, element("span", { class: "method" }, method.toUpperCase()), element("code", {}, path)), element("p", {}, (operation.description || operation.summary || "").replaceAll("`", "")));
   const parameters = operation.parameters || [];
   if (parameters.length) {
     const rows = parameters.map((parameter) => [element("code", {}, parameter.name + (parameter.required ? " *" : "")), typeOf(document_, parameter.schema || {}),
@@ -47,12 +47,17 @@ function draw(document_, method, path, operation) {
   }
   const body = ((operation.requestBody || {}).content || {})["application/json"];
   if (body) box.append(element("details", {}, element("summary", {}, "Body"), shape(document_, body.schema)));
+  const problems = [];
   for (const [status, answer] of Object.entries(operation.responses || {})) {
+    if (status >= "400") {
+      problems.push([status, (answer.description || "").replaceAll("`", "")]);
+      continue;
+    }
     const content = (answer.content || {})["application/json"];
-    const about = element("summary", {}, `${status} ${answer.description || ""}`);
-    const inner = content && content.schema && status < "400" ? shape(document_, content.schema) : null;
-    box.append(inner ? element("details", {}, about, inner) : element("p", { class: "hint" }, about.textContent));
+    const inner = content && content.schema ? shape(document_, content.schema) : null;
+    box.append(inner ? element("details", {}, element("summary", {}, `Answer ${status}`), inner) : element("p", { class: "hint" }, `Answer ${status}: ${answer.description || ""}`));
   }
+  if (problems.length) box.append(element("details", {}, element("summary", {}, "Errors"), table(["Status", "Meaning"], problems)));
   if (method === "get" && !path.includes("{")) box.append(element("a", { href: path }, "Try it"));
   return box;
 }

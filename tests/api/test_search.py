@@ -131,7 +131,7 @@ def test_filters_by_features(builder: LakeBuilder, client: httpx.Client) -> None
     assert texts(client, lang="en") == ["mention"]
     assert texts(client, lang="en-US") == ["mention"]
     assert texts(client, not_lang="en", not_hashtag="climate", not_domain="nytimes.com") == ["quoting"]
-    assert texts(client, label="porn") == ["card"]
+    assert texts(client, self_label="porn") == ["card"]
     assert texts(client, quote="true") == ["quoting"]
     assert texts(client, quoted=quoted["uri"]) == ["quoting"]
     assert texts(client, quoted_author=did(2)) == ["quoting"]

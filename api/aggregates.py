@@ -1,0 +1,266 @@
+"""Counting posts: over time, and by what they have in common. Runs on worker threads."""
+# ruff: noqa: S608 - statements are made of constants, names from enumerations, and names of bound values
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from api.engine import Session
+from api.errors import bad_parameter
+from api.filters import PostFilters, TimeRange
+from api.posts_query import Lake, prepare
+from api.snapshots import Scan
+from api.sql import clock_column
+from api.times import format_time, to_datetime, to_micros
+
+
+class Interval(StrEnum):
+    """Width of a bucket of time; weeks start on Monday, all in UTC."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+_MICROS: Final = {
+    Interval.MINUTE: 60_000_000,
+    Interval.HOUR: 3_600_000_000,
+    Interval.DAY: 86_400_000_000,
+    Interval.WEEK: 7 * 86_400_000_000,
+    Interval.MONTH: 28 * 86_400_000_000,
+}
+MAX_BUCKETS: Final = 10_000
+
+
+def default_interval(start_us: int, end_us: int) -> Interval:
+    """Minutes for up to three hours, hours for up to a week, else days."""
+    width = end_us - start_us
+    if width <= 3 * _MICROS[Interval.HOUR]:
+        return Interval.MINUTE
+    return Interval.HOUR if width <= _MICROS[Interval.WEEK] else Interval.DAY
+
+
+def check_buckets(interval: Interval, start_us: int, end_us: int) -> None:
+    """ApiError 422 when the range has too many buckets of this width."""
+    count = (end_us - start_us) // _MICROS[interval] + 1
+    if count > MAX_BUCKETS:
+        raise bad_parameter(
+            "interval", f"the range has {count} buckets of a {interval}, {MAX_BUCKETS} are allowed: take a wider one"
+        )
+
+
+def bucket_start(moment: datetime, interval: Interval) -> datetime:
+    """The start of the bucket that holds a naive UTC time."""
+    match interval:
+        case Interval.MINUTE:
+            return moment.replace(second=0, microsecond=0)
+        case Interval.HOUR:
+            return moment.replace(minute=0, second=0, microsecond=0)
+        case Interval.DAY | Interval.WEEK:
+            day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+            return day if interval is Interval.DAY else day - timedelta(days=day.weekday())
+        case Interval.MONTH:
+            return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def next_bucket(start: datetime, interval: Interval) -> datetime:
+    """The start of the bucket after the one that starts here."""
+    if interval is Interval.MONTH:
+        return start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
+    return start + timedelta(microseconds=_MICROS[interval])
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Posts of one stretch of time; `all_posts` and `authors` are None unless asked for."""
+
+    start: datetime
+    count: int
+    authors: int | None
+    all_posts: int | None
+
+    def json(self) -> dict[str, Any]:
+        """The member of `counts`."""
+        found: dict[str, Any] = {"start": format_time(to_micros(self.start)), "count": self.count}
+        if self.authors is not None:
+            found["authors"] = self.authors
+        if self.all_posts is not None:
+            found["all_posts"] = self.all_posts
+            found["share"] = self.count / self.all_posts if self.all_posts else None
+        return found
+
+
+@dataclass(frozen=True)
+class CountPlan:
+    """What to count: posts of `filters` between two times, by `interval`."""
+
+    scan: Scan
+    filters: PostFilters
+    interval: Interval
+    start_us: int
+    end_us: int
+    authors: bool
+    share: bool
+
+
+def run_counts(session: Session, lake: Lake, plan: CountPlan) -> list[Bucket]:
+    """Every bucket of the range in order, also the empty ones."""
+    matching = _by_bucket(session, lake, plan, plan.filters)
+    background = _by_bucket(session, lake, plan, _unfiltered(plan.filters)) if plan.share else None
+    buckets = []
+    start = bucket_start(to_datetime(plan.start_us), plan.interval)
+    end = to_datetime(plan.end_us)
+    while start < end:
+        count, authors = matching.get(start, (0, 0))
+        buckets.append(
+            Bucket(
+                start,
+                count,
+                authors if plan.authors else None,
+                None if background is None else background.get(start, (0, 0))[0],
+            )
+        )
+        start = next_bucket(start, plan.interval)
+    return buckets
+
+
+def total_authors(session: Session, lake: Lake, plan: CountPlan) -> int:
+    """Distinct authors over the whole range."""
+    if not plan.scan.files:
+        return 0
+    source = prepare(session, lake, plan.scan, plan.filters)
+    statement = f"SELECT count(DISTINCT r.did) FROM {source.relation} WHERE {source.condition}"
+    rows = session.rows(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
+    return int(rows[0][0])
+
+
+def _unfiltered(filters: PostFilters) -> PostFilters:
+    """The same range, clock and treatment of re-downloads, with every post in it."""
+    kept = {name: getattr(filters, name) for name in (*TimeRange.model_fields, "resync")}
+    return PostFilters.model_construct(**kept)
+
+
+def _by_bucket(session: Session, lake: Lake, plan: CountPlan, filters: PostFilters) -> dict[datetime, tuple[int, int]]:
+    if not plan.scan.files:
+        return {}
+    source = prepare(session, lake, plan.scan, filters)
+    authors = "count(DISTINCT r.did)" if plan.authors else "0"
+    clock = clock_column(filters.clock)
+    statement = (
+        f"SELECT date_trunc('{plan.interval}', r.{clock}) AS bucket, count(*), {authors} FROM {source.relation}"
+        f" WHERE {source.condition} GROUP BY ALL"
+    )
+    rows = session.rows(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
+    return {_naive(bucket): (count, authors) for bucket, count, authors in rows if bucket is not None}
+
+
+def _naive(value: Any) -> datetime:
+    return value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)  # noqa: DTZ001
+
+
+class Group(StrEnum):
+    """What posts can be grouped by. A post counts once for each of its values; without any it counts under null."""
+
+    LANG = "lang"
+    HASHTAG = "hashtag"
+    DOMAIN = "domain"
+    MENTION = "mention"
+    SELF_LABEL = "self_label"
+    AUTHOR = "author"
+    MEDIA = "media"
+    EMBED = "embed"
+    OPERATION = "operation"
+    REPLY = "reply"
+    QUOTE = "quote"
+    REPLY_TO_AUTHOR = "reply_to_author"
+    QUOTED_AUTHOR = "quoted_author"
+    HOUR_OF_DAY = "hour_of_day"
+    WEEKDAY = "weekday"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+_LISTS: Final = {
+    Group.LANG: "list_distinct(list_transform(langs, lambda tag: lower(tag)))",
+    Group.HASHTAG: "hashtags",
+    Group.DOMAIN: "domains",
+    Group.MENTION: "mentions",
+    Group.SELF_LABEL: "self_labels",
+}
+_SCALARS: Final = {
+    Group.AUTHOR: "r.did",
+    Group.MEDIA: "media_kind",
+    Group.EMBED: "embed_type",
+    Group.OPERATION: "operation",
+    Group.REPLY: "reply_parent_did IS NOT NULL OR reply_parent_uri_text IS NOT NULL",
+    Group.QUOTE: "quote_did IS NOT NULL OR quote_uri_text IS NOT NULL",
+    Group.REPLY_TO_AUTHOR: "coalesce(reply_parent_did, split_part(reply_parent_uri_text, '/', 3))",
+    Group.QUOTED_AUTHOR: "coalesce(quote_did, split_part(quote_uri_text, '/', 3))",
+    Group.HOUR_OF_DAY: "hour(r.{clock})",
+    Group.WEEKDAY: "isodow(r.{clock})",
+}
+_BUCKETS: Final = (Group.MINUTE, Group.HOUR, Group.DAY, Group.WEEK, Group.MONTH)
+
+
+def group_expression(group: Group, clock: str) -> str:
+    """The SQL expression of a group's key."""
+    if group in _BUCKETS:
+        return f"date_trunc('{group}', r.{clock})"
+    if group in _LISTS:
+        values = _LISTS[group]
+        return f"unnest(CASE WHEN len({values}) > 0 THEN {values} ELSE [NULL] END)"
+    return _SCALARS[group].replace("{clock}", clock)
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What to group: posts of `filters` by one or two keys; `missing` keeps the groups without a value."""
+
+    scan: Scan
+    filters: PostFilters
+    groups: tuple[Group, ...]
+    limit: int
+    authors: bool
+    missing: bool
+
+
+def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict[str, Any]], int]:
+    """The largest groups, and how many groups there are in all."""
+    if not plan.scan.files:
+        return [], 0
+    source = prepare(session, lake, plan.scan, plan.filters)
+    clock = clock_column(plan.filters.clock)
+    keys = [f"{group_expression(group, clock)} AS key{number}" for number, group in enumerate(plan.groups)]
+    names = [f"key{number}" for number in range(len(keys))]
+    authors = "count(DISTINCT author)" if plan.authors else "0"
+    wanted = "TRUE" if plan.missing else " AND ".join(f"{name} IS NOT NULL" for name in names)
+    statement = (
+        f"WITH keyed AS (SELECT r.did AS author, {', '.join(keys)} FROM {source.relation} WHERE {source.condition})"
+        f" SELECT {', '.join(names)}, count(*) AS posts, {authors} AS authors, count(*) OVER () AS groups"
+        f" FROM keyed WHERE {wanted} GROUP BY {', '.join(names)}"
+        f" ORDER BY posts DESC, {', '.join(names)} LIMIT $count"
+    )
+    values = {**source.bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit}
+    rows = session.rows(statement, values)
+    found = []
+    for *key, posts, authors_found, _ in rows:
+        row: dict[str, Any] = {str(group): _plain(value) for group, value in zip(plan.groups, key, strict=True)}
+        row["count"] = posts
+        if plan.authors:
+            row["authors"] = authors_found
+        found.append(row)
+    return found, int(rows[0][-1]) if rows else 0
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_time(to_micros(value))
+    return format_time(to_micros(_naive(value))) if hasattr(value, "isoformat") else value

@@ -1,0 +1,112 @@
+"""What the routes that select posts share: the snapshot they read, the files they plan, and how they say so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import Field
+
+from api.access import charge_bytes
+from api.columns import public_fields
+from api.cursors import Cursor, CursorError, query_digest
+from api.engine import Session
+from api.errors import ApiError, FieldError, Problem, bad_parameter, unknown_parameter
+from api.filters import Clock, PostFilters
+from api.handles import handles_of, resolve, with_dids
+from api.identifiers import POST
+from api.services import Services
+from api.snapshots import AsOf, Scan, coverage_json, scan, snapshot_json
+from lake.manifest import Snapshot
+
+T = TypeVar("T")
+
+
+class PostQuery(PostFilters):
+    """Filters over posts of one snapshot."""
+
+    as_of: int | None = Field(
+        None,
+        ge=1,
+        description="Ask about an older snapshot (`snapshot.version` of an answer): posts that arrived since are left out, "
+        "and so is what was removed or edited since.",
+    )
+
+    def digest(self, **more: Any) -> str:
+        """Digest of what is asked, which a cursor is bound to."""
+        return query_digest({"filters": self.meaning(), "as_of": self.as_of, **more})
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The snapshot and the files of one request."""
+
+    snapshot: Snapshot
+    as_of: AsOf | None
+    scan: Scan
+
+    def about(self) -> dict[str, Any]:
+        """The member `snapshot` of an answer."""
+        return snapshot_json(self.snapshot, self.as_of)
+
+
+async def snapshot_of(here: Services, as_of: int | None) -> tuple[Snapshot, AsOf | None]:
+    """The newest snapshot, and the older one that is asked about."""
+    snapshot = await asyncio.to_thread(here.snapshots.newest)
+    older = None if as_of is None else await asyncio.to_thread(here.snapshots.as_of, as_of)
+    return snapshot, older
+
+
+async def plan_posts(here: Services, query: PostQuery) -> Planned:
+    """The files that can hold what a query selects. ApiError 410 for a snapshot that is not kept, 422 for a range that is too
+    wide."""
+    snapshot, older = await snapshot_of(here, query.as_of)
+    arrival = query.clock is Clock.ARRIVAL
+    start, end = (query.start, query.end) if arrival else (None, None)
+    return Planned(snapshot, older, await asyncio.to_thread(scan, snapshot, POST, start, end, older))
+
+
+async def run_posts(
+    request: Request, here: Services, query: PostQuery, planned: Planned, work: Callable[[Session, PostFilters], T]
+) -> T:
+    """Run work with the filters' handles resolved, in the lane that fits the plan; charges the bytes it may read."""
+    charge_bytes(request, planned.scan.bytes)
+
+    def with_resolved(session: Session) -> T:
+        dids = resolve(session, here.lake.root, planned.snapshot, handles_of(query))
+        return work(session, with_dids(query, dids))
+
+    return await here.query(request, with_resolved, heavy=planned.scan.bytes > here.settings.heavy_bytes)
+
+
+async def coverage_of(planned: Planned, tables: list[str], start_us: int | None, end_us: int | None) -> dict[str, Any]:
+    """The member `coverage` of an answer."""
+    return await asyncio.to_thread(coverage_json, planned.snapshot, tables, start_us, end_us)
+
+
+def chosen_fields(fields: str | None, table: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns a client asked for, each once; ApiError 422 names the nearest known one for an unknown."""
+    if fields is None:
+        return default
+    known = public_fields(table)
+    names = tuple(dict.fromkeys(name.strip() for name in fields.split(",") if name.strip()))
+    if not names:
+        raise bad_parameter("fields", f"no field is named; the fields are: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            detail = unknown_parameter(name, known).detail.replace("parameter", "field")
+            raise ApiError(Problem.INVALID_PARAMETER, f"fields: {detail}", errors=[FieldError("fields", detail)])
+    return names
+
+
+def decode_cursor(here: Services, text: str | None, digest: str) -> Cursor | None:
+    """The cursor of a request; ApiError 400 when it cannot be used."""
+    if text is None:
+        return None
+    try:
+        return here.cursors.decode(text, digest)
+    except CursorError as error:
+        raise ApiError(Problem.INVALID_CURSOR, f"cursor: {error}", errors=[FieldError("cursor", str(error))]) from None

@@ -1,0 +1,178 @@
+"""GET /v1/counts and /v1/aggregate: how many posts meet a filter, over time or by group."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from api.aggregates import (
+    Bucket,
+    CountPlan,
+    Group,
+    GroupPlan,
+    Interval,
+    bucket_start,
+    check_buckets,
+    default_interval,
+    run_counts,
+    run_groups,
+    total_authors,
+)
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer
+from api.engine import Session
+from api.errors import bad_parameter
+from api.filters import Clock, PostFilters
+from api.identifiers import POST
+from api.parameters import known_parameters
+from api.routes.common import Planned, PostQuery, coverage_of, plan_posts, run_posts
+from api.services import Services, services
+from api.times import to_datetime, to_micros
+
+router = APIRouter(tags=["counts"], dependencies=[Depends(known_parameters)])
+
+
+class CountsQuery(PostQuery):
+    """What to count, and in which buckets."""
+
+    interval: Interval | None = Field(
+        None, description="Width of a bucket; by default minutes for up to 3 hours, hours for up to a week, else days."
+    )
+    authors: bool = Field(False, description="Also count distinct authors.")
+    share: bool = Field(False, description="Also count all posts of each bucket, and give the share that matches.")
+    resync: bool | None = Field(
+        False,
+        description="Rows of a repository's re-download, whose time is that of the download: left out unless asked for.",
+    )
+
+
+class CountBucket(Answer):
+    """Posts of one stretch of time."""
+
+    start: str = Field(description="Start of the bucket, UTC.")
+    count: int
+    authors: int | None = None
+    all_posts: int | None = None
+    share: float | None = None
+
+
+class Counts(Answer):
+    """Counts over time, every bucket of the range in order."""
+
+    counts: list[CountBucket]
+    total: int = Field(description="Sum of the counts.")
+    total_relation: str
+    total_authors: int | None = Field(None, description="Distinct authors over the whole range.")
+    interval: Interval
+    clock: Clock
+    seconds: float
+    snapshot: SnapshotInfo
+    coverage: Coverage
+
+
+def range_of(query: PostQuery, planned: Planned) -> tuple[int, int]:
+    """The range to count over: as asked, else from the first event to the end of the last."""
+    files = planned.scan.files
+    now = time.time_ns() // 1000
+    start = query.start if query.start is not None else min((file.min_time_us for file in files), default=now)
+    newest = max((file.max_time_us for file in files), default=now)
+    end = query.end if query.end is not None else newest + 1
+    return start, max(end, start + 1)
+
+
+@router.get(
+    "/counts", operation_id="counts", summary="Count posts over time", response_model=Counts, responses=QUERY_PROBLEMS
+)
+async def counts(
+    request: Request, query: Annotated[CountsQuery, Query()], here: Annotated[Services, Depends(services)]
+) -> Response:
+    """Exact counts of the current posts that meet every filter, by minute, hour, day, week or month."""
+    started = time.monotonic()
+    planned = await plan_posts(here, query)
+    if query.clock is Clock.CREATED and (query.start is None or query.end is None):
+        raise bad_parameter("start", "give start and end when counting on the authors' clock, which can say any year")
+    start, end = range_of(query, planned)
+    interval = query.interval or default_interval(start, end)
+    check_buckets(interval, start, end)
+
+    def work(session: Session, filters: PostFilters) -> tuple[list[Bucket], int | None]:
+        plan = CountPlan(planned.scan, filters, interval, start, end, query.authors, query.share)
+        return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
+
+    buckets, people = await run_posts(request, here, query, planned, work)
+    body: dict[str, Any] = {
+        "counts": [bucket.json() for bucket in buckets],
+        "total": sum(bucket.count for bucket in buckets),
+        "total_relation": "exact",
+        "total_authors": people,
+        "interval": interval,
+        "clock": query.clock,
+        "seconds": round(time.monotonic() - started, 4),
+        "snapshot": planned.about(),
+        "coverage": await coverage_of(planned, [POST], to_micros(bucket_start(to_datetime(start), interval)), end),
+    }
+    return json_answer(body)
+
+
+class AggregateQuery(PostQuery):
+    """What to group, and by what."""
+
+    by: tuple[Group, ...] = Field(
+        min_length=1, max_length=2, description="One or two keys; repeat the parameter for two."
+    )
+    limit: int = Field(50, ge=1, le=10_000, description="Groups to return, the largest first.")
+    authors: bool = Field(False, description="Also count the distinct authors of each group.")
+    missing: bool = Field(False, description="Also return the group of posts that have no value, under null.")
+    resync: bool | None = Field(
+        False,
+        description="Rows of a repository's re-download, whose time is that of the download: left out unless asked for.",
+    )
+
+
+class Aggregate(Answer):
+    """The largest groups."""
+
+    groups: list[dict[str, Any]] = Field(
+        description="The keys under their names, `count`, and `authors` when asked for."
+    )
+    total_groups: int = Field(description="How many groups there are; more than `groups` holds when cut at the limit.")
+    truncated: bool
+    by: list[Group]
+    seconds: float
+    snapshot: SnapshotInfo
+    coverage: Coverage
+
+
+@router.get(
+    "/aggregate", operation_id="aggregate", summary="Group posts", response_model=Aggregate, responses=QUERY_PROBLEMS
+)
+async def aggregate(
+    request: Request, query: Annotated[AggregateQuery, Query()], here: Annotated[Services, Depends(services)]
+) -> Response:
+    """The posts that meet every filter, counted by language, hashtag, domain, author, time of day and more.
+
+    A post with several values (languages, hashtags, domains) counts once for each of them.
+    """
+    started = time.monotonic()
+    if len(set(query.by)) != len(query.by):
+        raise bad_parameter("by", "the two keys are the same: name one only")
+    planned = await plan_posts(here, query)
+
+    def work(session: Session, filters: PostFilters) -> tuple[list[dict[str, Any]], int]:
+        plan = GroupPlan(planned.scan, filters, query.by, query.limit, query.authors, query.missing)
+        return run_groups(session, here.lake, plan)
+
+    groups, total = await run_posts(request, here, query, planned, work)
+    body: dict[str, Any] = {
+        "groups": groups,
+        "total_groups": total,
+        "truncated": total > len(groups),
+        "by": list(query.by),
+        "seconds": round(time.monotonic() - started, 4),
+        "snapshot": planned.about(),
+        "coverage": await coverage_of(planned, [POST], query.start, query.end),
+    }
+    return json_answer(body)
