@@ -146,17 +146,17 @@ def merge_files(
 def sorted_rows(store: LakeStore, inputs: Sequence[LiveFile], merge: Merge) -> Iterator[pa.Table]:
     """All rows of `inputs`, ended ones emptied, in the table's sort order, a row group at a time."""
     total = sum(file.rows for file in inputs)
-    keys = sort_keys(merge.table)
-    for low, high in _ranges(store, inputs, keys[0][0], total, merge.max_rows):
-        rows = pa.concat_tables([_in_range(store.read(file.path), keys[0][0], low, high) for file in inputs])
-        if merge.endings is not None and not merge.endings.empty:
-            rows = _without_ended(rows, merge)
-        yield from _row_groups(rows, merge.table, keys)
+    key = sort_keys(merge.table)[0][0]
+    for low, high in _ranges(store, inputs, key, total, merge.max_rows):
+        rows = pa.concat_tables([_in_range(store.read(file.path), key, low, high) for file in inputs])
+        # Emptied before the sort: the place of a tombstone among sorted rows would tell what it was.
+        yield from row_groups(without_ended(rows, merge), merge.table)
 
 
-def _without_ended(rows: pa.Table, merge: Merge) -> pa.Table:
-    # Emptied before the sort: the place of a tombstone among sorted rows would tell what it was.
-    assert merge.endings is not None
+def without_ended(rows: pa.Table, merge: Merge) -> pa.Table:
+    """The rows in any order, the content of ended ones removed."""
+    if merge.endings is None or merge.endings.empty:
+        return rows
     reasons = erasable(merge.table, rows, merge.endings, keep_edits=merge.keep_edits)
     if reasons.null_count() == len(reasons):
         return rows
@@ -165,12 +165,12 @@ def _without_ended(rows: pa.Table, merge: Merge) -> pa.Table:
     return pa.concat_tables([rows.filter(pc.invert(gone)), emptied])
 
 
-def _row_groups(rows: pa.Table, table: str, keys: list[tuple[str, str]]) -> Iterator[pa.Table]:
+def row_groups(rows: pa.Table, table: str) -> Iterator[pa.Table]:
     """Sorted pieces; many ending rows get row groups of their own, so that erasure and answers read little else."""
     mask = superseding_mask(table, rows)
     endings = int(pc.sum(mask).as_py() or 0)
     apart = _MIN_APART <= endings < rows.num_rows
-    order = pc.sort_indices(rows, sort_keys=keys)
+    order = pc.sort_indices(rows, sort_keys=sort_keys(table))
     step = row_group_rows("rolled")
     for chosen in (order.filter(pc.invert(mask.take(order))), order.filter(mask.take(order))) if apart else (order,):
         for start in range(0, len(chosen), step):

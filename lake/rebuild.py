@@ -1,0 +1,230 @@
+"""A lost manifest made again from the files: each names in its footer the commit it belongs to, or the files it replaced.
+
+What the files cannot tell: gaps (read again from their topic), hours in which everything was a duplicate or a dead letter,
+and offsets of the very last messages if all of them were dropped; the writer reads those again and drops them again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake.commit import spans_of, superseding_rows, witnessed_since
+from lake.convert import EDIT, ERASED
+from lake.errors import FileDamaged, LakeError
+from lake.manifest import Advance, Commit, HourCount, Manifest, NewFile, TopicPartition
+from lake.roll import change_id
+from lake.store import LakeStore, footer_of, parse_path, sha256_of
+from schemas.topics import TABLE_TOPICS
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was found. replaced: files left out because others stand for them; incomplete: files of a commit that never
+    finished; merged: files written anew because two held the same messages; damaged: files that cannot be read."""
+
+    files: int
+    rows: int
+    positions: dict[TopicPartition, int]
+    replaced: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    merged: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    path: str
+    table: str
+    hour_us: int
+    footer: dict[str, Any]
+    atoms: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def reached(self) -> dict[TopicPartition, int]:
+        return {TopicPartition(topic, number): after for topic, number, _, after in self.footer.get("advances", ())}
+
+
+def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
+    """Fills an empty manifest from the files below `store`; no writer may run. Blocks while it reads every file.
+
+    Raises LakeError if the manifest is not empty. A second run after a crash starts from an empty manifest again: nothing is
+    visible before the one commit at the end.
+    """
+    if manifest.snapshot().version or manifest.offsets():
+        raise LakeError(f"The manifest {manifest.url} is not empty.", "Move it away first, or name a new one.")
+    found, damaged = _read_footers(store)
+    kept, replaced = _without_replaced(found)
+    kept, incomplete = _without_incomplete(kept)
+    positions: dict[TopicPartition, int] = {}
+    for file in kept:
+        for key, after in file.reached.items():
+            positions[key] = max(after, positions.get(key, 0))
+    files, counts, merged = _describe(store, kept)
+    epochs = manifest.claim(positions, "rebuild")
+    advances = tuple(
+        Advance(key.topic, key.partition, 0, after, epochs[key].epoch) for key, after in sorted(positions.items())
+    )
+    manifest.commit(
+        Commit(change_id("rebuild", [file.path for file in files]), advances, tuple(files), counts, (), "rebuild")
+    )
+    return Rebuilt(
+        len(files), sum(file.rows for file in files), positions, replaced, incomplete, tuple(merged), tuple(damaged)
+    )
+
+
+def _read_footers(store: LakeStore) -> tuple[list[_Found], list[str]]:
+    found, damaged = [], []
+    for path, _ in store.walk():
+        parsed = parse_path(path)
+        if parsed is None or parsed[0] not in TABLE_TOPICS:
+            continue
+        try:
+            with store.open(path) as parquet:
+                footer = footer_of(parquet)
+        except FileDamaged:
+            damaged.append(path)
+            continue
+        # A file stands for the files that commits wrote: itself, or those it replaced, however often it was rewritten.
+        atoms = frozenset(footer.get("replaces", ())) | {path}
+        found.append(_Found(path, parsed[0], parsed[1], footer, atoms))
+    return sorted(found, key=lambda file: file.path), sorted(damaged)
+
+
+def _without_replaced(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
+    """Keeps, of files that stand for the same commits, the one that stands for most."""
+    kept: list[_Found] = []
+    covered: dict[str, _Found] = {}
+    dropped = []
+    for file in sorted(found, key=lambda file: (-len(file.atoms), file.path)):
+        commits = {atom for atom in file.atoms if not _is_merge(atom)}
+        if file.path in covered or (commits and all(atom in covered for atom in commits)):
+            dropped.append(file.path)
+            continue
+        kept.append(file)
+        for atom in file.atoms:
+            covered.setdefault(atom, file)
+    return sorted(kept, key=lambda file: file.path), tuple(sorted(dropped))
+
+
+def _is_merge(path: str) -> bool:
+    """Whether a path names the result of a swap (roll, merge, erasure, replay) and not a file of a commit."""
+    name = path.rsplit("/", 1)[-1].split("-", 1)[-1]
+    return name.startswith(("roll-", "erase-", "replay-", "rebuild-"))
+
+
+def _without_incomplete(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
+    """Drops files of a commit that a crash cut off: some of its files are missing and nothing went beyond its offsets."""
+    present: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for file in found:
+        for atom in file.atoms:
+            parsed = parse_path(atom)
+            if parsed is not None and not _is_merge(atom):
+                present[parsed[0], _commit_of(atom)].add(parsed[1])
+    complete: list[_Found] = []
+    doubtful: list[_Found] = []
+    for file in found:
+        wanted = set(file.footer.get("commit_files", ()))
+        (complete if wanted <= present[file.table, _commit_of(file.path)] else doubtful).append(file)
+    reached: dict[TopicPartition, int] = {}
+    for file in complete:
+        for key, after in file.reached.items():
+            reached[key] = max(after, reached.get(key, 0))
+    cut = [f for f in doubtful if any(after > reached.get(key, 0) for key, after in f.reached.items())]
+    dropped = {file.path for file in cut}
+    return [file for file in found if file.path not in dropped], tuple(sorted(dropped))
+
+
+def _commit_of(path: str) -> str:
+    """The part of a small file's name that all files of its commit share: small-<writer>-<commit>-<number>."""
+    return path.rsplit("/", 1)[-1].rsplit("-", 1)[0]
+
+
+def _describe(store: LakeStore, kept: Sequence[_Found]) -> tuple[list[NewFile], tuple[HourCount, ...], list[str]]:
+    hours: dict[tuple[str, int], list[_Found]] = defaultdict(list)
+    for file in kept:
+        hours[file.table, file.hour_us].append(file)
+    files: list[NewFile] = []
+    counts: list[HourCount] = []
+    merged: list[str] = []
+    for (table, hour_us), members in sorted(hours.items()):
+        described = [_describe_file(store, file) for file in members]
+        if _overlap(store, described):
+            merged += [file.path for file in described]
+            described = [_merge_distinct(store, table, hour_us, members)]
+        files += described
+        topic, rows = TABLE_TOPICS[table], sum(file.rows for file in described)
+        totals = np.sum([row for file in members for row in file.footer.get("counts", [])] or [[0, 0, 0, 0]], axis=0)
+        duplicates, dead_letters = int(totals[1]), int(totals[3])
+        counts.append(HourCount(topic, hour_us, rows + duplicates + dead_letters, duplicates, rows, dead_letters))
+    return files, tuple(counts), merged
+
+
+def _describe_file(store: LakeStore, file: _Found) -> NewFile:
+    rows = store.read(file.path)
+    return _entry(store, file.path, file.table, file.hour_us, rows, sha256_of(store.absolute(file.path)))
+
+
+def _entry(store: LakeStore, path: str, table: str, hour_us: int, rows: pa.Table, sha256: str) -> NewFile:
+    limits = pc.min_max(rows.column("time").cast(pa.int64())).as_py()
+    parsed = parse_path(path)
+    assert parsed is not None
+    return NewFile(
+        path,
+        table,
+        hour_us,
+        rows.num_rows,
+        store.absolute(path).stat().st_size,
+        limits["min"] or 0,
+        limits["max"] or 0,
+        sha256,
+        parsed[2],
+        superseding_rows(table, rows),
+        spans_of(TABLE_TOPICS[table], rows),
+        # Whether its deletions were applied everywhere is not known: they are applied again, which changes nothing.
+        True,
+        int(pc.sum(pc.not_equal(rows.column(ERASED), EDIT)).as_py() or 0),
+        witnessed_since(rows) if rows.num_rows else None,
+    )
+
+
+def _overlap(store: LakeStore, files: Sequence[NewFile]) -> bool:
+    """Whether two files hold the same message: a crash left one behind that a later commit repeated."""
+    if len(files) < 2:
+        return False
+    keys = pa.concat_tables([store.read(file.path, ["kafka_partition", "kafka_offset"]) for file in files])
+    return bool(keys.group_by(["kafka_partition", "kafka_offset"]).aggregate([]).num_rows < keys.num_rows)
+
+
+def _merge_distinct(store: LakeStore, table: str, hour_us: int, members: Sequence[_Found]) -> NewFile:
+    """One file with every message of `members` once; an erased copy wins over one with content."""
+    rows = pa.concat_tables([store.read(file.path) for file in members])
+    order = pc.sort_indices(
+        rows.select(["kafka_partition", "kafka_offset"]).append_column(
+            "alive", pc.cast(pc.is_null(rows.column(ERASED)), pa.int8())
+        ),
+        sort_keys=[("kafka_partition", "ascending"), ("kafka_offset", "ascending"), ("alive", "ascending")],
+    )
+    rows = rows.take(order)
+    partition, offset = (np.asarray(rows.column(name)) for name in ("kafka_partition", "kafka_offset"))
+    first = np.ones(rows.num_rows, np.bool_)
+    first[1:] = (partition[1:] != partition[:-1]) | (offset[1:] != offset[:-1])
+    rows = rows.filter(pa.array(first))
+    replaces = sorted({atom for file in members for atom in file.atoms})
+    reached: dict[TopicPartition, int] = {}
+    for file in members:
+        for key, after in file.reached.items():
+            reached[key] = max(after, reached.get(key, 0))
+    footer = {
+        "replaces": replaces,
+        "advances": [[key.topic, key.partition, 0, after] for key, after in sorted(reached.items())],
+    }
+    name = change_id("rebuild", [file.path for file in members])
+    written = store.write_table(rows, table, hour_us, name, footer=footer)
+    return _entry(store, written.path, table, hour_us, rows, written.sha256)

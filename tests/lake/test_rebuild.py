@@ -1,0 +1,242 @@
+"""Verify names what is wrong with a lake; rebuild makes a lost manifest again from the files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import HOUR, LIKE, POST, START, Writer, account_row, commit_row
+
+from lake.erase import erase
+from lake.errors import LakeError
+from lake.manifest import Manifest, open_manifest
+from lake.rebuild import rebuild
+from lake.retire import drop_hours, find_strays, remove_orphans, unlink_retired
+from lake.roll import roll_hour
+from lake.steps import CommitStep
+from lake.store import LakeStore
+from lake.verify import verify
+
+NEVER = 1 << 62
+
+
+class Crashed(Exception):  # noqa: N818 - an event, not an error
+    """Stands for a process that ended here."""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return open_manifest(str(tmp_path / "manifest.db"), create=True)
+
+
+@pytest.fixture
+def writer(store: LakeStore, manifest: Manifest) -> Writer:
+    return Writer(store, manifest)
+
+
+def fill(writer: Writer, batches: int = 3) -> None:
+    for batch in range(batches):
+        at = START + batch * 1000
+        writer.write(
+            post=[commit_row(POST, who, at + who + hour * HOUR) for who in range(4) for hour in range(2)],
+            like=[commit_row(LIKE, who, at + who) for who in range(4)],
+        )
+
+
+def rows(store: LakeStore, manifest: Manifest) -> dict[str, list[str]]:
+    snapshot = manifest.snapshot()
+    return {
+        table: sorted(
+            str(sorted(row.items())) for file in snapshot.files(table) for row in store.read(file.path).to_pylist()
+        )
+        for table in snapshot.tables()
+    }
+
+
+def rebuilt(store: LakeStore, tmp_path: Path) -> Manifest:
+    manifest = open_manifest(str(tmp_path / "again.db"), create=True)
+    rebuild(store, manifest)
+    return manifest
+
+
+def crash_at(point: CommitStep) -> Callable[[CommitStep], None]:
+    def hook(step: CommitStep) -> None:
+        if step is point:
+            raise Crashed
+
+    return hook
+
+
+def leave_orphans(monkeypatch: pytest.MonkeyPatch, store: LakeStore) -> None:
+    """From now on files of refused or failed commits stay, as after a SIGKILL."""
+    monkeypatch.setattr(store, "unlink", lambda paths: list(paths))
+
+
+def test_a_sound_lake_has_no_findings(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    fill(writer)
+    roll_hour(store, manifest, POST, START)
+    done: list[tuple[int, int]] = []
+    for deep in (False, True):
+        found = verify(
+            store, manifest, deep=deep, strays_older_than_us=NEVER, progress=lambda at, total: done.append((at, total))
+        )
+        assert found.findings == ()
+        assert (found.files, found.rows) == (7, 36)
+    assert done[-1] == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("damage", "deep", "problem"),
+    [
+        (lambda file: file.unlink(), False, "is missing"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-10]), False, "bytes, the manifest says"),
+        (lambda file: file.write_bytes(b"x" * file.stat().st_size), False, "cannot be read"),
+        (lambda file: file.write_bytes(file.read_bytes()[:50] + b"?" + file.read_bytes()[51:]), True, "digest"),
+    ],
+)
+def test_damage_is_named(
+    store: LakeStore,
+    manifest: Manifest,
+    writer: Writer,
+    damage: Callable[[Path], object],
+    deep: bool,
+    problem: str,
+) -> None:
+    fill(writer, 1)
+    victim = manifest.snapshot().files(LIKE)[0].path
+    damage(store.absolute(victim))
+    (finding,) = verify(store, manifest, deep=deep, strays_older_than_us=NEVER).findings
+    assert finding.subject == victim
+    assert problem in finding.problem
+    assert "backup" in finding.remedy
+
+
+def test_files_beyond_the_offsets_are_noticed(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    fill(writer, 1)
+    manifest.rewind("bluesky." + LIKE, 0, 2)
+    findings = verify(store, manifest, strays_older_than_us=NEVER).findings
+    assert ["offset 3" in finding.problem for finding in findings] == [True]
+
+
+def test_strays_are_told_apart(
+    store: LakeStore, manifest: Manifest, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(writer, 1)
+    with monkeypatch.context() as patch:
+        leave_orphans(patch, store)
+        with pytest.raises(Crashed):
+            writer.write(crash_at(CommitStep.FILES_DURABLE), like=[commit_row(LIKE, 1, START + 99)])
+    note = store.root / POST / "notes.txt"
+    note.write_text("somebody's")
+    strays = find_strays(store, manifest, NEVER)
+    assert len(strays.orphans) == 1
+    assert strays.foreign == (f"{POST}/notes.txt",)
+    assert find_strays(store, manifest, 0).orphans == ()
+    before = rows(store, manifest)
+    remove_orphans(store, manifest, NEVER)
+    assert find_strays(store, manifest, NEVER).orphans == ()
+    assert note.exists()
+    assert rows(store, manifest) == before
+
+
+def test_retention_drops_whole_hours(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    fill(writer, 1)
+    assert drop_hours(store, manifest, POST, START + HOUR - 1) == 0
+    assert drop_hours(store, manifest, POST, START + HOUR) == 4
+    assert all(hour.closes for hour in manifest.reconciliation(START, START + 2 * HOUR))
+    assert unlink_retired(store, manifest, NEVER) == 1
+    assert not (store.root / POST / "date=2026-01-01" / "hour=00").exists()
+    assert drop_hours(store, manifest, POST, START + HOUR) == 0
+
+
+def test_a_lost_manifest_comes_back(store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path) -> None:
+    fill(writer)
+    roll_hour(store, manifest, POST, START)
+    writer.write(post=[commit_row(POST, 7, START + 500)], account=[account_row(2, START + 5 * HOUR, "deleted")])
+    roll_hour(store, manifest, POST, START)
+    erase(store, manifest)
+    writer.write(like=[commit_row(LIKE, 3, START + 700), commit_row(LIKE, 1, START + 800, "delete", START + 1)])
+    again = rebuilt(store, tmp_path)
+    assert rows(store, again) == rows(store, manifest)
+    positions = {key: position.next_offset for key, position in manifest.offsets().items() if position.next_offset}
+    assert {key: position.next_offset for key, position in again.offsets().items()} == positions
+    assert verify(store, again, deep=True, strays_older_than_us=NEVER).findings == ()
+    assert all(hour.closes for hour in again.reconciliation(START, START + 9 * HOUR))
+    assert len(again.snapshot().superseding(LIKE)) == 1
+    fill(Writer(store, again), 4)
+    assert len(rows(store, again)[POST]) == 33, "events delivered again are known"
+
+
+def test_a_rebuild_leaves_out_what_never_was_committed(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash left one of two files of a commit; the batch was read again and committed in other pieces."""
+    leave_orphans(monkeypatch, store)
+    events = [commit_row(POST, who, START + who + hour * HOUR) for who in range(4) for hour in range(2)]
+    renamed = iter(range(100))
+
+    def second_file(step: CommitStep) -> None:
+        if step is CommitStep.FILE_RENAMED and next(renamed) == 0:
+            raise Crashed
+
+    with pytest.raises(Crashed):
+        writer.write(second_file, post=events)
+    first = rebuilt(store, tmp_path)
+    assert rows(store, first) == {}
+    assert first.offsets() == {}
+    for event in events:
+        writer.write(post=[event])
+    again = open_manifest(str(tmp_path / "second.db"), create=True)
+    rebuild(store, again)
+    assert rows(store, again) == rows(store, manifest)
+
+
+def test_a_whole_orphan_and_its_repetition_are_merged(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [commit_row(POST, who, START + who) for who in range(6)]
+    with monkeypatch.context() as patch:
+        leave_orphans(patch, store)
+        with pytest.raises(Crashed):
+            writer.write(crash_at(CommitStep.FILES_DURABLE), post=events)
+    writer.write(post=events[:2])
+    writer.write(post=events[2:])
+    writer.write(account=[account_row(1, START + HOUR, "deleted")])
+    roll_hour(store, manifest, POST, START)
+    erase(store, manifest)
+    again = rebuilt(store, tmp_path)
+    assert rows(store, again) == rows(store, manifest), "the orphan's copy of an erased row must not win"
+    assert verify(store, again, deep=True, strays_older_than_us=NEVER).findings == ()
+
+
+def test_an_orphan_of_a_roll_changes_nothing(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    fill(writer)
+    with pytest.raises(Crashed):
+        roll_hour(store, manifest, POST, START, hook=crash_at(CommitStep.SWAP_FILES_DURABLE))
+    again = rebuilt(store, tmp_path)
+    assert rows(store, again) == rows(store, manifest)
+    writer.write(post=[commit_row(POST, 9, START + 900)])
+    roll_hour(store, manifest, POST, START)
+    once_more = open_manifest(str(tmp_path / "third.db"), create=True)
+    rebuild(store, once_more)
+    assert rows(store, once_more) == rows(store, manifest)
+
+
+def test_a_torn_file_is_reported_and_passed_over(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    fill(writer, 1)
+    torn = manifest.snapshot().files(LIKE)[0].path
+    store.absolute(torn).write_bytes(b"PAR1 torn")
+    again = open_manifest(str(tmp_path / "again.db"), create=True)
+    report = rebuild(store, again)
+    assert report.damaged == (torn,)
+    assert report.files == 2
+
+
+def test_only_an_empty_manifest_is_filled(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    with pytest.raises(LakeError, match="not empty"):
+        rebuild(store, manifest)
