@@ -32,6 +32,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "broker": ("pipeline.commands_broker", "broker", "the embedded Kafka broker"),
     "topics": ("pipeline.commands_topics", "topics", "make the broker agree with schemas/topics"),
     "events": ("pipeline.commands_events", "events", "the source's frames, from topics or lake"),
+    "cursor": ("pipeline.commands_cursor", "cursor", "where the producer resumes"),
+    "dead-letters": ("pipeline.commands_dead_letters", "dead_letters", "what was set aside, and why"),
     "settings": ("pipeline.commands_settings", "settings", "print every setting, its value and where it came from"),
 }
 
