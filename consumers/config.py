@@ -99,9 +99,28 @@ class MaintenanceConfig(_Settings):
     unlink_after_seconds: float = Field(
         900.0, ge=0.0, description="Retired files stay for this long, for readers that still use their version."
     )
+    orphan_after_seconds: float = Field(
+        21_600.0, ge=0.0, description="Files of a crashed commit are removed at this age; longer than any commit takes."
+    )
+    retention_days: float | None = Field(
+        None, gt=0.0, description="Rows older than this leave the lake; none keeps everything for ever."
+    )
+    keep_edits: bool = Field(
+        False, description="Keep the content of records that were edited later (never of deleted ones)."
+    )
+    history_days: float = Field(
+        7.0, ge=0.0, description="Versions of the last days are all kept for as-of queries; of older ones one an hour."
+    )
+    erase_seconds: float = Field(
+        60.0, ge=0.0, description="Pause between two erasure passes over all files; deletions hide in answers at once."
+    )
+    run_seconds: float = Field(
+        120.0, gt=0.0, description="No step of a run begins after this long; the next run goes on."
+    )
     rolls_per_run: int = Field(200, ge=1, description="Most table-hours rolled in one run.")
-    erasures_per_run: int = Field(200, ge=1, description="Most files rewritten for erasure in one run.")
-    unlinks_per_run: int = Field(5_000, ge=1, description="Most files unlinked in one run.")
+    clean_seconds: float = Field(
+        600.0, ge=0.0, description="Pause between two searches for orphans and hours past their retention."
+    )
 
 
 class ReplayConfig(_Settings):

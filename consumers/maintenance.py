@@ -12,21 +12,25 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from opentelemetry import metrics, trace
 
 from consumers.config import MaintenanceConfig
+from consumers.deadline import Deadline
+from lake.erase import erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
-from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot
+from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot, hour_of
+from lake.retire import drop_hours, remove_orphans, unlink_retired
 from lake.roll import crowded_hours, hours_to_roll, roll_hour
-from lake.steps import CommitStep, Hook, no_hook
+from lake.steps import Hook, no_hook
 from lake.store import LakeStore
 
 log = logging.getLogger("explorer.consumers")
 tracer = trace.get_tracer("explorer.consumers")
 _meter = metrics.get_meter("explorer.consumers")
 _rolled = _meter.create_counter("explorer.maintenance.rolled", "{file}")
+_erased = _meter.create_counter("explorer.maintenance.erased", "{row}")
 
 LOCK = "maintenance"
 
@@ -39,7 +43,9 @@ class MaintenanceCounts:
     hours_rolled: int = 0
     files_merged: int = 0
     rows_erased: int = 0
+    rows_dropped: int = 0
     files_unlinked: int = 0
+    orphans_removed: int = 0
     failures: int = 0
 
 
@@ -87,47 +93,60 @@ class MaintenanceService:
         self._hook = hook
         self._clock = EventClock(int(config.close_after_seconds * 1e6))
         self._late_since: dict[tuple[str, int], float] = {}
+        self._due: dict[str, float] = {}
         self.counts = MaintenanceCounts()
 
     def run(self, stop: threading.Event) -> None:
-        """Run until `stop` is set; a step that is under way is finished first. Raises ExplorerError for damage."""
+        """Run until `stop` is set; a file that is under way is finished first. Raises ExplorerError for damage."""
         while not stop.is_set():
             self.run_once(stop)
             stop.wait(self._config.interval_seconds)
 
     def run_once(self, stop: threading.Event) -> None:
-        """One bounded run; does nothing when another process holds the lock. Waits out a full disk or a busy manifest."""
+        """One bounded run; does nothing when another process holds the lock. A full disk or a busy manifest is waited out."""
+        deadline = Deadline(self._config.run_seconds)
+
+        def go_on() -> bool:
+            return not stop.is_set() and deadline.remaining() > 0
+
         try:
             with self._manifest.hold(LOCK, f"{socket.gethostname()}:{os.getpid()}"):
-                self._roll(stop)
-                self._unlink()
+                self._roll(go_on)
+                if self._is_due("erase", self._config.erase_seconds):
+                    self._erase(go_on)
+                self._unlink(go_on)
+                if self._is_due("clean", self._config.clean_seconds):
+                    self._clean(go_on)
         except LockHeld:
             log.info("another maintenance runs on this lake")
-        except (DiskFull, ManifestUnavailable, CommitOutcomeUnknown) as error:
+        except (CommitRefused, DiskFull, ManifestUnavailable, CommitOutcomeUnknown) as error:
             self.counts.failures += 1
-            log.warning("maintenance has to wait", extra={"cause": error.message})
+            log.warning("maintenance goes on with the next run", extra={"cause": error.message})
+        except FileDamaged as error:
+            # The rest can still be maintained; readers of this file are told by the reader itself.
+            self.counts.failures += 1
+            log.error("a file is damaged", extra={"cause": error.message, "remedy": error.remedy})
         self.counts.runs += 1
-        self._report(
-            {
-                "runs": self.counts.runs,
-                "hours_rolled": self.counts.hours_rolled,
-                "files_merged": self.counts.files_merged,
-                "rows_erased": self.counts.rows_erased,
-                "files_unlinked": self.counts.files_unlinked,
-                "failures": self.counts.failures,
-                "last_run": time.time(),
-            }
-        )
+        self._report({**asdict(self.counts), "last_run": time.time()})
 
-    def _roll(self, stop: threading.Event) -> None:
+    def _is_due(self, what: str, every: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + every
+        return True
+
+    def _roll(self, go_on: Callable[[], bool]) -> None:
         snapshot = self._manifest.snapshot()
         closed_before = self._clock.closed_before(snapshot, time.monotonic(), time.time_ns() // 1000)
         ripe = self._ripe(snapshot, hours_to_roll(snapshot, closed_before))
-        open_hours = [place for place in crowded_hours(snapshot, self._config.small_files) if place[1] >= closed_before]
-        work: list[tuple[str, int, FileKind]] = [(table, hour_us, "small") for table, hour_us in open_hours]
-        work += [(table, hour_us, "rolled") for table, hour_us in ripe]
+        crowded = crowded_hours(snapshot, self._config.small_files)
+        work: list[tuple[str, int, FileKind]] = [
+            (table, hour, "small") for table, hour in crowded if hour >= closed_before
+        ]
+        work += [(table, hour, "rolled") for table, hour in ripe]
         for table, hour_us, kind in work[: self._config.rolls_per_run]:
-            if stop.is_set():
+            if not go_on():
                 return
             self._roll_hour(table, hour_us, kind)
 
@@ -147,12 +166,19 @@ class MaintenanceService:
     def _roll_hour(self, table: str, hour_us: int, kind: FileKind) -> None:
         with tracer.start_as_current_span("maintenance.roll", attributes={"table": table, "hour_us": hour_us}):
             try:
-                rolled = roll_hour(self._store, self._manifest, table, hour_us, kind=kind, hook=self._hook)
+                rolled = roll_hour(
+                    self._store,
+                    self._manifest,
+                    table,
+                    hour_us,
+                    kind=kind,
+                    keep_edits=self._config.keep_edits,
+                    hook=self._hook,
+                )
             except CommitRefused as error:
                 log.info("an hour changed while it was rolled; next run", extra={"cause": error.message})
                 return
             except FileDamaged as error:
-                # The others can still be rolled; readers of this hour are told by the reader itself.
                 self.counts.failures += 1
                 log.error("an hour cannot be rolled", extra={"cause": error.message, "remedy": error.remedy})
                 return
@@ -162,12 +188,31 @@ class MaintenanceService:
             self.counts.hours_rolled += kind == "rolled"
             _rolled.add(rolled.merged, {"table": table})
 
-    def _unlink(self) -> None:
+    def _erase(self, go_on: Callable[[], bool]) -> None:
+        with tracer.start_as_current_span("maintenance.erase"):
+            done = erase(self._store, self._manifest, keep_edits=self._config.keep_edits, go_on=go_on, hook=self._hook)
+        self.counts.rows_erased += done.rows
+        _erased.add(done.rows)
+        if not done.complete:
+            self._due["erase"] = 0.0
+
+    def _unlink(self, go_on: Callable[[], bool]) -> None:
         before = time.time_ns() // 1000 - int(self._config.unlink_after_seconds * 1e6)
-        retired = [file.path for file in self._manifest.files_to_unlink(before, self._config.unlinks_per_run)]
-        for start in range(0, len(retired), 500):
-            chunk = retired[start : start + 500]
-            self._store.unlink(chunk)
-            self._hook(CommitStep.FILE_UNLINKED)
-            self._manifest.forget(chunk)
-            self.counts.files_unlinked += len(chunk)
+        self.counts.files_unlinked += unlink_retired(self._store, self._manifest, before, go_on=go_on, hook=self._hook)
+
+    def _clean(self, go_on: Callable[[], bool]) -> None:
+        """Hours past their retention, files of crashed commits, the history of versions nobody asks for in detail."""
+        now_us = time.time_ns() // 1000
+        if self._config.retention_days is not None:
+            before = hour_of(now_us - int(self._config.retention_days * 86_400e6))
+            for table in self._manifest.snapshot().tables():
+                if go_on():
+                    self.counts.rows_dropped += drop_hours(self._store, self._manifest, table, before)
+        strays = remove_orphans(self._store, self._manifest, now_us - int(self._config.orphan_after_seconds * 1e6))
+        self.counts.orphans_removed += len(strays.orphans)
+        if strays.foreign:
+            log.warning(
+                "foreign files in the lake's folders are ignored",
+                extra={"files": len(strays.foreign), "first": strays.foreign[0]},
+            )
+        self._manifest.thin(now_us - int(self._config.history_days * 86_400e6))

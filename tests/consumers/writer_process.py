@@ -31,7 +31,8 @@ def main() -> int:
         if status is not None:
             status.write_text(json.dumps(facts))
 
-    manifest = open_manifest(arguments["manifest"])
+    hook = hook_from_environment(os.environ)
+    manifest = open_manifest(arguments["manifest"], hook=hook)
     service = WriterService(
         WriterConfig(**arguments["config"]),
         manifest,
@@ -39,7 +40,7 @@ def main() -> int:
         partial(make_consumer, kafka),
         partial(make_producer, kafka, linger_ms=5),
         report,
-        hook=hook_from_environment(os.environ),
+        hook=hook,
     )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
