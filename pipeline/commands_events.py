@@ -10,7 +10,7 @@ from pipeline import services
 from pipeline.frames import FRAMES, Row, Wanted, rows_of_lake, rows_of_topics
 from pipeline.options import INSTANT
 from pipeline.settings import load
-from schemas.codec import dumps
+from schemas.json_text import dumps
 
 
 @click.command()

@@ -20,8 +20,9 @@ from lake.manifest import Manifest
 from lake.manifest import TopicPartition as Partition
 from pipeline.kafka import KafkaSettings, make_admin, make_consumer, make_producer
 from pipeline.topics import apply_topics
-from schemas.codec import EventEncoder, dumps
+from schemas.codec import EventEncoder
 from schemas.framing import SingleObjectFraming
+from schemas.json_text import dumps
 from schemas.topics import TOPICS
 
 HOUR_US = 3_600_000_000

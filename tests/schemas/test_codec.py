@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from schemas.avro_schemas import latest
 from schemas.bodies import decode_body
-from schemas.codec import EventEncoder, dumps, loads
+from schemas.codec import EventEncoder
 from schemas.errors import BadRecord, DeadLetterReason
+from schemas.json_text import dumps, loads
 from schemas.lexicons import LEXICONS, Kind
 from schemas.rebuild import ABSENT_RECORD, record_json, upstream_json
 from schemas.topics import TOPICS, topic_for
