@@ -11,7 +11,7 @@ from typing import Any, Final
 from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import PostFilters, TimeRange
-from api.posts_query import Lake, prepare
+from api.posts_query import Lake, Selection, prepare
 from api.snapshots import Scan
 from api.sql import clock_column
 from api.times import format_time, to_datetime, to_micros
@@ -97,10 +97,10 @@ class Bucket:
 
 @dataclass(frozen=True)
 class CountPlan:
-    """What to count: posts of `filters` between two times, by `interval`."""
+    """What to count: selected posts between two times, by `interval`."""
 
     scan: Scan
-    filters: PostFilters
+    selection: Selection
     interval: Interval
     start_us: int
     end_us: int
@@ -110,8 +110,8 @@ class CountPlan:
 
 def run_counts(session: Session, lake: Lake, plan: CountPlan) -> list[Bucket]:
     """Every bucket of the range in order, also the empty ones."""
-    matching = _by_bucket(session, lake, plan, plan.filters)
-    background = _by_bucket(session, lake, plan, _unfiltered(plan.filters)) if plan.share else None
+    matching = _by_bucket(session, lake, plan, plan.selection)
+    background = _by_bucket(session, lake, plan, _unfiltered(plan.selection)) if plan.share else None
     buckets = []
     start = bucket_start(to_datetime(plan.start_us), plan.interval)
     end = to_datetime(plan.end_us)
@@ -133,24 +133,24 @@ def total_authors(session: Session, lake: Lake, plan: CountPlan) -> int:
     """Distinct authors over the whole range."""
     if not plan.scan.files:
         return 0
-    source = prepare(session, lake, plan.scan, plan.filters)
+    source = prepare(session, lake, plan.scan, plan.selection)
     statement = f"SELECT count(DISTINCT r.did) FROM {source.relation} WHERE {source.condition}"
     rows = session.rows(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
     return int(rows[0][0])
 
 
-def _unfiltered(filters: PostFilters) -> PostFilters:
+def _unfiltered(selection: Selection) -> Selection:
     """The same range, clock and treatment of re-downloads, with every post in it."""
-    kept = {name: getattr(filters, name) for name in (*TimeRange.model_fields, "resync")}
-    return PostFilters.model_construct(**kept)
+    kept = {name: getattr(selection.filters, name) for name in (*TimeRange.model_fields, "resync")}
+    return Selection(PostFilters.model_construct(**kept))
 
 
-def _by_bucket(session: Session, lake: Lake, plan: CountPlan, filters: PostFilters) -> dict[datetime, tuple[int, int]]:
+def _by_bucket(session: Session, lake: Lake, plan: CountPlan, selection: Selection) -> dict[datetime, tuple[int, int]]:
     if not plan.scan.files:
         return {}
-    source = prepare(session, lake, plan.scan, filters)
+    source = prepare(session, lake, plan.scan, selection)
     authors = "count(DISTINCT r.did)" if plan.authors else "0"
-    clock = clock_column(filters.clock)
+    clock = clock_column(selection.filters.clock)
     statement = (
         f"SELECT date_trunc('{plan.interval}', r.{clock}) AS bucket, count(*), {authors} FROM {source.relation}"
         f" WHERE {source.condition} GROUP BY ALL"
@@ -222,10 +222,10 @@ def group_expression(group: Group, clock: str) -> str:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What to group: posts of `filters` by one or two keys; `missing` keeps the groups without a value."""
+    """What to group: selected posts by one or two keys; `missing` keeps the groups without a value."""
 
     scan: Scan
-    filters: PostFilters
+    selection: Selection
     groups: tuple[Group, ...]
     limit: int
     authors: bool
@@ -236,8 +236,8 @@ def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict
     """The largest groups, and how many groups there are in all."""
     if not plan.scan.files:
         return [], 0
-    source = prepare(session, lake, plan.scan, plan.filters)
-    clock = clock_column(plan.filters.clock)
+    source = prepare(session, lake, plan.scan, plan.selection)
+    clock = clock_column(plan.selection.filters.clock)
     keys = [f"{group_expression(group, clock)} AS key{number}" for number, group in enumerate(plan.groups)]
     names = [f"key{number}" for number in range(len(keys))]
     authors = "count(DISTINCT author)" if plan.authors else "0"

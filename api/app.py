@@ -18,6 +18,8 @@ from api.current import CurrentState
 from api.cursors import CursorCodec
 from api.engine import Engine
 from api.errors import install_handlers
+from api.labels import routes as label_routes
+from api.labels import service as labels
 from api.middleware import RequestCounts, RequestLayer
 from api.posts_query import Lake
 from api.routes import counts, health, page, search, stats
@@ -79,11 +81,13 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     )
     app.state.services = services
     # The last layer added is the outermost: every answer, also a refusal of access, has an id and security headers.
+    labels.install(app, settings.labels, state_dir=state)
     access.install(app, settings.access, host=settings.host, state_dir=state)
     app.add_middleware(RequestLayer, settings=settings, counts=services.counts)
     install_handlers(app)
     app.include_router(health.router)
     app.include_router(page.router)
+    app.include_router(label_routes.router, prefix="/v1")
     for module in (search, counts, stats):
         app.include_router(module.router, prefix="/v1")
     return app

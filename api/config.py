@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.access.config import AccessSettings
+from api.labels.config import LabelSettings
 
 
 class ApiSettings(BaseModel):
@@ -49,11 +50,10 @@ class ApiSettings(BaseModel):
     )
     page_default: int = Field(50, ge=1, le=1000, description="Rows of a page unless the client says otherwise.")
     page_max: int = Field(1000, ge=1, le=10_000, description="Most rows of a page.")
-    max_days: int = Field(3660, ge=1, description="Widest time range of an interactive query, in days.")
     body_bytes: int = Field(2 * 2**20, ge=1024, le=2**31, description="Largest request body, except for uploads.")
-    upload_bytes: int = Field(256 * 2**20, ge=1024, le=2**40, description="Largest upload of a label table.")
     url_bytes: int = Field(16 * 2**10, ge=1024, le=2**20, description="Longest path and query string.")
 
+    labels: LabelSettings = Field(default_factory=LabelSettings, description="Label tables that clients upload.")
     access: AccessSettings = Field(default_factory=AccessSettings, description="Keys, rates, origins, audit.")
 
     drain_seconds: float = Field(

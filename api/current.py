@@ -26,11 +26,9 @@ from api.engine import Session
 from lake.fold import ENDING_SQL, NEWER_SQL
 from lake.manifest import LiveFile, Snapshot
 
-_KEYS: Final = (
-    "SELECT did, collection, rkey_tid, rkey_text, rev_tid, time"
-    " FROM read_parquet($files, hive_partitioning = false) WHERE " + ENDING_SQL  # noqa: S608 - constants
-)
-_SYNCS: Final = "SELECT did, rev_tid, time FROM read_parquet($files, hive_partitioning = false)"
+_READ: Final = "FROM read_parquet($files, hive_partitioning = false)"
+_KEYS: Final = f"SELECT did, collection, rkey_tid, rkey_text, rev_tid, time {_READ} WHERE {ENDING_SQL}"
+_SYNCS: Final = f"SELECT did, rev_tid, time {_READ}"
 _ACCOUNTS: Final = """
     SELECT did, time, coalesce(relay_seq, 0) AS relay_seq, coalesce(active, FALSE) AS active, coalesce(status, '') AS status
     FROM read_parquet($files, hive_partitioning = false)

@@ -98,6 +98,7 @@ Domain = Annotated[str, AfterValidator(_domain), Field(max_length=253)]
 Url = Annotated[str, AfterValidator(_url), Field(max_length=2048)]
 Language = Annotated[str, AfterValidator(_language)]
 Label = Annotated[str, AfterValidator(_word), Field(max_length=128)]
+LabelText = Annotated[str, AfterValidator(_word), Field(max_length=1000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
@@ -156,6 +157,11 @@ class PostFilters(TimeRange):
     not_media: tuple[Media, ...] = _list("Kinds of media the post does not have.")
     self_label: tuple[Label, ...] = _list("Labels the author put on the post, such as `porn`.")
     not_self_label: tuple[Label, ...] = _list("Labels the author did not put on it.")
+
+    label: tuple[LabelText, ...] = _list(
+        "Conditions on label tables, `[owner/]name[.column][@version]:value`; a number may follow <, <=, >, >=, !=."
+    )
+    not_label: tuple[LabelText, ...] = _list("Conditions on label tables that must not hold.")
 
     reply: bool | None = Field(None, description="Only replies (true) or only top-level posts (false).")
     reply_to: PostUri | None = Field(None, description="Direct replies to this post.")

@@ -18,14 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.config import ApiSettings
 from api.errors import ApiError, Problem, problem_response
+from api.labels.config import body_limit
 
 LOGGER = logging.getLogger("explorer.api")
 _TRACER = trace.get_tracer("explorer.api")
 _METER = metrics.get_meter("explorer.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-
-UPLOADS: Final = "/v1/labels"
-"""Addresses below this one take uploads, which may be larger than other bodies."""
 
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -143,5 +141,5 @@ class RequestLayer:
         await self._app(scope, capped_receive, send)
 
     def _body_limit(self, scope: Scope) -> int:
-        upload = scope["path"].startswith(UPLOADS)
-        return self._settings.upload_bytes if upload else self._settings.body_bytes
+        upload = body_limit(scope["method"], scope["path"], self._settings.labels)
+        return self._settings.body_bytes if upload is None else upload

@@ -18,6 +18,7 @@ from api.current import IS_RECORD, CurrentState
 from api.engine import Session
 from api.filters import Clock, PostFilters
 from api.identifiers import POST
+from api.labels.sql import LabelCondition, label_predicates
 from api.snapshots import Scan, as_of_predicate, scan
 from api.sql import Bound, all_of, post_predicates
 from lake.manifest import HOUR_US, LiveFile
@@ -51,9 +52,19 @@ class Source:
         return all_of(self.predicates)
 
 
-def prepare(session: Session, lake: Lake, plan: Scan, filters: PostFilters) -> Source:
-    """The posts of `plan` that meet `filters` (handles resolved) and are current. Blocks for the reads it needs."""
-    source = _without_counts(session, lake, plan, filters)
+@dataclass(frozen=True)
+class Selection:
+    """What selects posts: filters whose handles are resolved, and conditions on label tables."""
+
+    filters: PostFilters
+    labels: tuple[LabelCondition, ...] = ()
+    not_labels: tuple[LabelCondition, ...] = ()
+
+
+def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection) -> Source:
+    """The posts of `plan` that are selected and current. Blocks for the reads it needs."""
+    filters = selection.filters
+    source = _without_counts(session, lake, plan, selection)
     if not filters.engagement:
         return source
     predicates = list(source.predicates)
@@ -66,10 +77,12 @@ def prepare(session: Session, lake: Lake, plan: Scan, filters: PostFilters) -> S
     return Source(source.relation, tuple(predicates), source.bound)
 
 
-def _without_counts(session: Session, lake: Lake, plan: Scan, filters: PostFilters) -> Source:
+def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection) -> Source:
+    filters = selection.filters
     joins = lake.current.ends(session, plan.snapshot, POST, filters.start).attach(session)
     bound = Bound()
     predicates = [IS_RECORD, *post_predicates(filters, bound)]
+    predicates += label_predicates(selection.labels, selection.not_labels, bound)
     if plan.as_of is not None:
         predicates.append(as_of_predicate(plan.as_of, POST, bound))
     return Source(f"{READ_FILES} AS r {joins}", tuple(predicates), bound)

@@ -18,9 +18,8 @@ import pyarrow as pa
 from api.columns import lake_columns
 from api.cursors import Cursor
 from api.engine import Session
-from api.filters import PostFilters
 from api.identifiers import POST
-from api.posts_query import Lake, prepare
+from api.posts_query import Lake, Selection, prepare
 from api.snapshots import Scan
 from api.sql import Bound, all_of
 from api.times import to_datetime, to_micros
@@ -74,10 +73,10 @@ def after_predicate(cursor: Cursor, sort: Sort, bound: Bound) -> str:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Everything a worker needs to produce one page; the handles in `filters` are resolved."""
+    """Everything a worker needs to produce one page."""
 
     scan: Scan
-    filters: PostFilters
+    selection: Selection
     sort: Sort
     fields: tuple[str, ...]
     limit: int
@@ -89,7 +88,7 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     """Produce one page. Blocks for about `plan.seconds` at most when single steps are short; the runner's deadline holds in
     any case."""
     until = time.monotonic() + plan.seconds
-    source = prepare(session, lake, plan.scan, plan.filters)
+    source = prepare(session, lake, plan.scan, plan.selection)
     bound = source.bound
     predicates = list(source.predicates)
     if plan.cursor is not None:

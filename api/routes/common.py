@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import Field
 
-from api.access import charge_bytes
+from api.access import charge_bytes, principal
 from api.columns import public_fields
 from api.cursors import Cursor, CursorError, query_digest
 from api.engine import Session
@@ -18,6 +18,9 @@ from api.errors import ApiError, FieldError, Problem, bad_parameter, unknown_par
 from api.filters import Clock, PostFilters
 from api.handles import handles_of, resolve, with_dids
 from api.identifiers import POST
+from api.labels.service import labels_of
+from api.labels.sql import LabelCondition
+from api.posts_query import Selection
 from api.services import Services
 from api.snapshots import AsOf, Scan, coverage_json, scan, snapshot_json
 from lake.manifest import Snapshot
@@ -35,10 +38,6 @@ class PostQuery(PostFilters):
         "and so is what was removed or edited since.",
     )
 
-    def digest(self, **more: Any) -> str:
-        """Digest of what is asked, which a cursor is bound to."""
-        return query_digest({"filters": self.meaning(), "as_of": self.as_of, **more})
-
 
 @dataclass(frozen=True)
 class Planned:
@@ -47,6 +46,21 @@ class Planned:
     snapshot: Snapshot
     as_of: AsOf | None
     scan: Scan
+    query: PostQuery
+    labels: tuple[LabelCondition, ...]
+    not_labels: tuple[LabelCondition, ...]
+
+    def meaning(self) -> dict[str, Any]:
+        """What was asked, as JSON values that mean the same for ever: label tables stand with their versions."""
+        found = self.query.meaning()
+        for name, conditions in (("label", self.labels), ("not_label", self.not_labels)):
+            if conditions:
+                found[name] = [condition.pinned for condition in conditions]
+        return found
+
+    def digest(self, **more: Any) -> str:
+        """Digest of what was asked, which a cursor is bound to."""
+        return query_digest({"filters": self.meaning(), "as_of": self.query.as_of, **more})
 
     def about(self) -> dict[str, Any]:
         """The member `snapshot` of an answer."""
@@ -60,24 +74,34 @@ async def snapshot_of(here: Services, as_of: int | None) -> tuple[Snapshot, AsOf
     return snapshot, older
 
 
-async def plan_posts(here: Services, query: PostQuery) -> Planned:
-    """The files that can hold what a query selects. ApiError 410 for a snapshot that is not kept, 422 for a range that is too
-    wide."""
+async def plan_posts(request: Request, here: Services, query: PostQuery) -> Planned:
+    """The files that can hold what a query selects. ApiError 410 for a snapshot that is not kept, 422 for an unknown label."""
     snapshot, older = await snapshot_of(here, query.as_of)
     arrival = query.clock is Clock.ARRIVAL
     start, end = (query.start, query.end) if arrival else (None, None)
-    return Planned(snapshot, older, await asyncio.to_thread(scan, snapshot, POST, start, end, older))
+    files = await asyncio.to_thread(scan, snapshot, POST, start, end, older)
+    wanted, unwanted = await asyncio.to_thread(_conditions, request, query)
+    return Planned(snapshot, older, files, query, wanted, unwanted)
 
 
-async def run_posts(
-    request: Request, here: Services, query: PostQuery, planned: Planned, work: Callable[[Session, PostFilters], T]
-) -> T:
+def _conditions(request: Request, query: PostQuery) -> tuple[tuple[LabelCondition, ...], tuple[LabelCondition, ...]]:
+    if not query.label and not query.not_label:
+        return (), ()
+    labels, who = labels_of(request), principal(request)
+    return (
+        tuple(labels.conditions(query.label, who)),
+        tuple(labels.conditions(query.not_label, who, "not_label")),
+    )
+
+
+async def run_posts(request: Request, here: Services, planned: Planned, work: Callable[[Session, Selection], T]) -> T:
     """Run work with the filters' handles resolved, in the lane that fits the plan; charges the bytes it may read."""
+    query = planned.query
     charge_bytes(request, planned.scan.bytes)
 
     def with_resolved(session: Session) -> T:
         dids = resolve(session, here.lake.root, planned.snapshot, handles_of(query))
-        return work(session, with_dids(query, dids))
+        return work(session, Selection(with_dids(query, dids), planned.labels, planned.not_labels))
 
     return await here.query(request, with_resolved, heavy=planned.scan.bytes > here.settings.heavy_bytes)
 

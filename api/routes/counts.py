@@ -25,9 +25,10 @@ from api.aggregates import (
 from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer
 from api.engine import Session
 from api.errors import bad_parameter
-from api.filters import Clock, PostFilters
+from api.filters import Clock
 from api.identifiers import POST
 from api.parameters import known_parameters
+from api.posts_query import Selection
 from api.routes.common import Planned, PostQuery, coverage_of, plan_posts, run_posts
 from api.services import Services, services
 from api.times import to_datetime, to_micros
@@ -91,18 +92,18 @@ async def counts(
 ) -> Response:
     """Exact counts of the current posts that meet every filter, by minute, hour, day, week or month."""
     started = time.monotonic()
-    planned = await plan_posts(here, query)
+    planned = await plan_posts(request, here, query)
     if query.clock is Clock.CREATED and (query.start is None or query.end is None):
         raise bad_parameter("start", "give start and end when counting on the authors' clock, which can say any year")
     start, end = range_of(query, planned)
     interval = query.interval or default_interval(start, end)
     check_buckets(interval, start, end)
 
-    def work(session: Session, filters: PostFilters) -> tuple[list[Bucket], int | None]:
-        plan = CountPlan(planned.scan, filters, interval, start, end, query.authors, query.share)
+    def work(session: Session, selection: Selection) -> tuple[list[Bucket], int | None]:
+        plan = CountPlan(planned.scan, selection, interval, start, end, query.authors, query.share)
         return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
 
-    buckets, people = await run_posts(request, here, query, planned, work)
+    buckets, people = await run_posts(request, here, planned, work)
     body: dict[str, Any] = {
         "counts": [bucket.json() for bucket in buckets],
         "total": sum(bucket.count for bucket in buckets),
@@ -159,13 +160,13 @@ async def aggregate(
     started = time.monotonic()
     if len(set(query.by)) != len(query.by):
         raise bad_parameter("by", "the two keys are the same: name one only")
-    planned = await plan_posts(here, query)
+    planned = await plan_posts(request, here, query)
 
-    def work(session: Session, filters: PostFilters) -> tuple[list[dict[str, Any]], int]:
-        plan = GroupPlan(planned.scan, filters, query.by, query.limit, query.authors, query.missing)
+    def work(session: Session, selection: Selection) -> tuple[list[dict[str, Any]], int]:
+        plan = GroupPlan(planned.scan, selection, query.by, query.limit, query.authors, query.missing)
         return run_groups(session, here.lake, plan)
 
-    groups, total = await run_posts(request, here, query, planned, work)
+    groups, total = await run_posts(request, here, planned, work)
     body: dict[str, Any] = {
         "groups": groups,
         "total_groups": total,

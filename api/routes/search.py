@@ -14,9 +14,9 @@ from api.answers import QUERY_PROBLEMS, Page, json_answer
 from api.columns import publish, to_json
 from api.cursors import MAX_CHARACTERS
 from api.engine import Session
-from api.filters import PostFilters
 from api.identifiers import POST
 from api.parameters import known_parameters
+from api.posts_query import Selection
 from api.routes.common import PostQuery, chosen_fields, coverage_of, decode_cursor, plan_posts, run_posts
 from api.search import Page as FoundPage
 from api.search import SearchPlan, Sort, run_search
@@ -90,15 +90,15 @@ async def search(
     settings = here.settings
     limit = min(query.limit or settings.page_default, settings.page_max)
     fields = chosen_fields(query.fields, POST, DEFAULT_FIELDS)
-    digest = query.digest(sort=query.sort)
+    planned = await plan_posts(request, here, query)
+    digest = planned.digest(sort=query.sort)
     cursor = decode_cursor(here, query.cursor, digest)
-    planned = await plan_posts(here, query)
 
-    def work(session: Session, filters: PostFilters) -> FoundPage:
-        plan = SearchPlan(planned.scan, filters, query.sort, fields, limit, cursor, settings.page_seconds)
+    def work(session: Session, selection: Selection) -> FoundPage:
+        plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.page_seconds)
         return run_search(session, here.lake, plan)
 
-    found = await run_posts(request, here, query, planned, work)
+    found = await run_posts(request, here, planned, work)
     results = to_json(publish(POST, found.rows, fields))
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
