@@ -18,6 +18,7 @@ class Encoded:
 
     messages: list[bytes]
     sizes: list[int]
+    hidden: bool = False
 
 
 class BlockCache:
@@ -28,6 +29,12 @@ class BlockCache:
         self._v1_cursor = v1_cursor
         self._used = 0
         self._entries: OrderedDict[tuple[int, int, int], tuple[Block | Encoded, int]] = OrderedDict()
+
+    def set_v1_cursor(self, *, wanted: bool) -> None:
+        """Switch the `cursor` member of v1 events; blocks encoded before are forgotten."""
+        self._v1_cursor = wanted
+        self._entries.clear()
+        self._used = 0
 
     def block(self, info: BlockInfo) -> Block:
         """The decoded block."""
@@ -83,4 +90,6 @@ def encode(block: Block, version: int, dictionary: Dictionary | None, *, v1_curs
         return Encoded(messages, sizes)
     places = iter(range(len(shown)))
     order = [next(places) if text is not None else -1 for text in texts]
-    return Encoded([messages[at] if at >= 0 else b"" for at in order], [sizes[at] if at >= 0 else 0 for at in order])
+    return Encoded(
+        [messages[at] if at >= 0 else b"" for at in order], [sizes[at] if at >= 0 else 0 for at in order], hidden=True
+    )

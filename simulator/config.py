@@ -85,6 +85,16 @@ class SimulatorSettings(BaseModel):
         le=3600.0,
         description="Time between writes of the generator's state; after a crash the rest is read from the log.",
     )
+    plan_entries: int = Field(
+        100_000, ge=1, le=100_000, description="Work entries after which a page of planSnapshot ends."
+    )
+    api_key: str = Field(
+        "", max_length=200, description="API key that archive requests must bring; empty asks for none."
+    )
+    legacy: bool = Field(
+        False,
+        description="Behave as the pre-2026 software: v1 only, timestamp cursors only, no `cursor` member, no archive.",
+    )
     scenarios: tuple[str, ...] = Field(
         (),
         description="Scenarios switched on at start, as `name` or `name:every=1000,count=1`; see simulator/scenarios.py.",

@@ -1,15 +1,16 @@
 """One subscriber: handshake done, frames in bulk out, control frames in.
 
 Control frames and the closing handshake go through websockets' protocol without I/O; data frames are framed by `simulator.wire`
-and written in large chunks, because one library call per event would be the slowest part of a replay.
+and written a block at a time, because one library call per event would be the slowest part of a replay.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 import time
-from dataclasses import dataclass
 
 import msgspec
 from websockets.frames import CloseCode, Frame, Opcode
@@ -17,34 +18,23 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from simulator.blocks import BlockCache, Encoded
-from simulator.config import SimulatorSettings
 from simulator.dictionary import Dictionary
+from simulator.errors import ConnectionDroppedError
 from simulator.log import BlockInfo
+from simulator.misbehaviour import ACTIONS, rearranged
 from simulator.network import Network
 from simulator.request import Filter, Subscription, options_update
+from simulator.scenarios import Point
 from simulator.wire import BINARY, TEXT, framed, info_frame
 
 logger = logging.getLogger("explorer.simulator")
 
-CHUNK_BYTES = 256 * 1024
 HIGH_WATER = 1024 * 1024
 MAX_CLIENT_MESSAGE = 10_000_000
 
 
-class ConnectionDroppedError(Exception):
-    """The connection ends without a closing handshake (the client sees 1006); the text says why."""
-
-
-@dataclass
-class Progress:
-    """What a connection has sent, for status and scenarios."""
-
-    sent: int = 0
-    position: int = 0
-
-
 class Connection:
-    """Streams one subscription until the client leaves, misbehaves or the server drops it."""
+    """Streams one subscription until the client leaves, misbehaves or the server drops it. `sent` counts messages."""
 
     def __init__(
         self,
@@ -56,11 +46,13 @@ class Connection:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
+        self.version = subscription.version
+        self.sent = 0
+        self.answers_pings = True
+        self.deaf = False
         self._network = network
-        self._settings: SimulatorSettings = network.settings
         self._cache = cache
         self._protocol = protocol
-        self._version = subscription.version
         self._filter: Filter = subscription.filter
         self._dictionary = dictionary
         self._reader = reader
@@ -70,29 +62,36 @@ class Connection:
         if not subscription.require_hello:
             self._hello.set()
         self._message = bytearray()
-        self.progress = Progress()
+        self._binary = False
         writer.transport.set_write_buffer_limits(high=HIGH_WATER)
 
     async def run(self, cursor: int | None, outdated: str | None, position: int) -> None:
         """Send from `position` on; returns when the connection is over. `cursor` None takes the live tip after a hello."""
-        tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._send(cursor, outdated, position))]
-        tasks.append(asyncio.create_task(self._keepalive()))
+        tasks = [
+            asyncio.create_task(self._receive()),
+            asyncio.create_task(self._send(cursor, outdated, position)),
+            asyncio.create_task(self._keepalive()),
+        ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except ConnectionDroppedError as reason:
-            logger.info("subscriber dropped: %s", reason, extra={"sent": self.progress.sent})
-            self._writer.transport.abort()
+            logger.info("subscriber dropped: %s", reason, extra={"sent": self.sent})
+            self.abort()
         except OSError:
-            self._writer.transport.abort()
+            self.abort()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def abort(self) -> None:
+        """End the TCP connection now, without a closing handshake."""
+        self._writer.transport.abort()
+
     async def close(self, code: int, reason: str) -> None:
-        """Begin a closing handshake and flush."""
+        """Begin a closing handshake; no data follows."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code, reason)
         await self._flush()
@@ -100,8 +99,16 @@ class Connection:
     # Receiving --------------------------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        while True:
-            data = await self._reader.read(65_536)
+        """Until the client's half of the closing handshake or the end of its data; bounded once a close frame is out."""
+        while self._protocol.state is not State.CLOSED:
+            closing = self._protocol.state is State.CLOSING
+            timeout = self._network.settings.deadline_seconds if closing else None
+            try:
+                data = await asyncio.wait_for(self._reader.read(65_536), timeout)
+            except TimeoutError:
+                return
+            if self.deaf:
+                continue
             if data:
                 self._protocol.receive_data(data)
             else:
@@ -110,14 +117,16 @@ class Connection:
                 if isinstance(event, Frame):
                     self._received(event)
             await self._flush()
-            if not data or self._protocol.state in (State.CLOSING, State.CLOSED):
+            if not data:
                 return
 
     def _received(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
             self._pong_due = None
+        elif frame.opcode is Opcode.PING and not self.answers_pings:
+            self._protocol.data_to_send()  # the library has queued a pong: throw it away
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._protocol.state is State.OPEN:
-            if self._version == 2:
+            if self.version == 2:
                 self._protocol.send_close(CloseCode.POLICY_VIOLATION, "unexpected data message")
             else:
                 self._client_message(frame)
@@ -143,85 +152,130 @@ class Connection:
 
     async def _keepalive(self) -> None:
         await self._hello.wait()
+        settings = self._network.settings
         while True:
-            await asyncio.sleep(self._settings.ping_seconds)
-            if self._protocol.state is not State.OPEN:
-                return
-            self._protocol.send_ping(b"jetstream")
-            self._pong_due = time.monotonic() + self._settings.deadline_seconds
-            await self._flush()
-            await asyncio.sleep(self._settings.deadline_seconds)
-            if self._pong_due is not None:
-                raise ConnectionDroppedError("no pong in time")
+            await asyncio.sleep(settings.ping_seconds)
+            if self._protocol.state is State.OPEN and not self.deaf:
+                self._protocol.send_ping(b"jetstream")
+                self._pong_due = time.monotonic() + settings.deadline_seconds
+                await self._flush()
+                await asyncio.sleep(settings.deadline_seconds)
+                if self._pong_due is not None:
+                    raise ConnectionDroppedError("no pong in time")
 
     # Sending ----------------------------------------------------------------------------------------------------------
 
     async def _send(self, cursor: int | None, outdated: str | None, position: int) -> None:
+        network = self._network
         waited = not self._hello.is_set()
         await self._hello.wait()
         if waited and cursor is None:
-            position = self._network.log.position
+            position = network.log.position
         if outdated is not None:
-            await self._control_message(info_frame("OutdatedCursor", outdated))
-        network = self._network
+            await self.send_text(info_frame("OutdatedCursor", outdated))
         while True:
-            if position >= network.log.position:
+            position, end = network.cursors.visible_from(position)
+            if position >= end:
                 await network.tip.wait()
                 continue
             segment = network.segment_at(position)
             for info in network.infos(segment):
-                if info.position + info.events > position:
-                    await self._block(info, position - info.position)
-                    position = info.position + info.events
-                    self.progress.position = position
+                first, last = max(position, info.position), min(end, info.position + info.events)
+                if first < last:
+                    await self._block(info, first - info.position, last - info.position)
+                    position = last
                     await asyncio.sleep(0)
 
-    async def _block(self, info: BlockInfo, first: int) -> None:
-        encoded = self._cache.encoded(info, self._version, self._dictionary)
-        messages = encoded.messages[first:] if first else encoded.messages
-        if not self._filter.everything:
-            messages = self._filtered(info, encoded, first)
-        sent = len(messages) - messages.count(b"") if b"" in messages[:] else len(messages)
-        self._writer.write(b"".join(messages))
-        self.progress.sent += sent
-        await self._drain()
+    async def _block(self, info: BlockInfo, first: int, last: int) -> None:
+        encoded = self._cache.encoded(info, self.version, self._dictionary)
+        messages = encoded.messages if last - first == info.events else encoded.messages[first:last]
+        if not self._filter.everything or encoded.hidden:
+            messages = self._wanted(info, encoded, first, last)
+        scenarios = self._network.scenarios
+        armed = scenarios.armed(Point.FRAME)
+        if armed and messages:
+            await self._misbehave(armed, messages)
+            return
+        await self.write(b"".join(messages))
+        self.sent += len(messages)
 
-    def _filtered(self, info: BlockInfo, encoded: Encoded, first: int) -> list[bytes]:
+    def _wanted(self, info: BlockInfo, encoded: Encoded, first: int, last: int) -> list[bytes]:
         wants, limit = self._filter.wants, self._filter.max_bytes
+        everything = self._filter.everything
         frames = self._cache.block(info).frames
         return [
             message
             for frame, message, size in zip(
-                frames[first:], encoded.messages[first:], encoded.sizes[first:], strict=True
+                frames[first:last], encoded.messages[first:last], encoded.sizes[first:last], strict=True
             )
-            if message and (not limit or size <= limit) and wants(frame)
+            if message and (everything or ((not limit or size <= limit) and wants(frame)))
         ]
 
-    async def _control_message(self, payload: bytes) -> None:
+    async def _misbehave(self, armed: list[str], messages: list[bytes]) -> None:
+        """Send messages with the frame scenarios that fire among them."""
+        scenarios = self._network.scenarios
+        plan = sorted((at, name) for name in armed for at in scenarios.hits(name, len(messages)))
+        moved = [(at, name) for at, name in plan if name not in ACTIONS]
+        done = 0
+        for at, name in plan:
+            if name not in ACTIONS:
+                continue
+            await self.write(b"".join(messages[done:at]))
+            self.sent += at - done
+            done = at
+            if await ACTIONS[name](self, messages[at], scenarios.amount(name)):
+                done = at + 1
+                self.sent += 1
+        rest = messages
+        for at, name in moved:
+            if at >= done:
+                rest = rearranged(name, rest, at, scenarios.amount(name))
+        await self.write(b"".join(rest[done:]))
+        self.sent += len(rest) - done
+
+    async def send_text(self, payload: bytes) -> None:
+        """Send one message that is no event, compressed if the subscription is."""
         if self._dictionary is not None:
             payload = self._dictionary.compress(payload)
-        self._writer.write(framed((payload,), TEXT if self._dictionary is None else BINARY)[0])
-        await self._drain()
+        await self.write(framed((payload,), TEXT if self._dictionary is None else BINARY)[0])
+
+    async def write(self, data: bytes) -> None:
+        """Write framed bytes under the write deadline; waits for ever (until the connection ends) once a close frame is out."""
+        if self._protocol.state is not State.OPEN:
+            await asyncio.Event().wait()
+        self._writer.write(data)
+        await self._drain(HIGH_WATER)
+
+    async def drained(self) -> None:
+        """Wait until all that was written has been handed to the kernel, under the write deadline."""
+        self._writer.transport.set_write_buffer_limits(high=0)
+        await self._drain(0)
+
+    def linger_none(self) -> None:
+        """Make the coming end of the connection a reset: linger of zero seconds sends RST instead of FIN."""
+        wrapped = self._writer.get_extra_info("socket")
+        if wrapped is not None:
+            wrapped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def _flush(self) -> None:
         for data in self._protocol.data_to_send():
             if data:
                 self._writer.write(data)
-        await self._drain()
+        await self._drain(HIGH_WATER)
 
-    async def _drain(self) -> None:
-        """Wait until the transport has room; `ConnectionDroppedError` when it takes nothing for the length of the deadline."""
+    async def _drain(self, allowed: int) -> None:
+        """Wait until at most `allowed` bytes wait; ConnectionDroppedError when none leaves within the deadline."""
         transport = self._writer.transport
         left = transport.get_write_buffer_size()
-        while left > HIGH_WATER:
+        while left > allowed:
             try:
-                await asyncio.wait_for(self._writer.drain(), self._settings.deadline_seconds)
+                await asyncio.wait_for(self._writer.drain(), self._network.settings.deadline_seconds)
             except TimeoutError:
                 now = transport.get_write_buffer_size()
                 if now >= left:
                     raise ConnectionDroppedError("no write progress in time") from None
                 left = now
             else:
-                return
+                break
         if transport.is_closing():
             raise ConnectionDroppedError("the client is gone")

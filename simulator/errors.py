@@ -9,6 +9,10 @@ class SimulatorError(ExplorerError):
     """Base of all errors that stop the simulator; `remedy` tells the reader what to do about it."""
 
 
+class ConnectionDroppedError(Exception):
+    """A connection ends without a closing handshake (the client sees 1006); the text says why. Ends no process."""
+
+
 class PortTakenError(SimulatorError):
     """The listening address is in use or not ours to bind."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from simulator.dag_cbor import record_cid
@@ -97,7 +98,7 @@ class EventWriter:
         if self._content_cids:
             try:
                 return record_cid(record)
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError, msgspec.MsgspecError):
                 pass
         return random_cids(self._bulk, 1)[0]
 

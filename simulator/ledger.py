@@ -5,6 +5,7 @@ It needs no server and may be read while one runs: it sees whole blocks only, an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from simulator.events import ACCOUNT, IDENTITY, KIND_NAMES, RESYNC, SYNC
+from simulator.events import ACCOUNT, IDENTITY, KIND_NAMES, RESYNC, SYNC, UNKNOWN
 from simulator.log import COUNT_NAMES, Block, BlockInfo, Counts, add_counts, read_block, read_infos, segment_paths
 from simulator.mix import KNOWN
+from simulator.wire import V2_COMMIT
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class LedgerEvent:
 
     `resync` marks creates that follow a sync, which v1 never carries. `flaw` above 0 means that the wire carried a broken frame
     instead, so no consumer can know the event. `raw` is the sound v2 frame. `record` is None for a delete, and for a record
-    that JSON parsers refuse (`unparsable`).
+    that JSON parsers refuse (`unparsable`); `record_json` is its exact text.
     """
 
     position: int
@@ -37,6 +39,7 @@ class LedgerEvent:
     rev: str | None
     cid: str | None
     record: Any
+    record_json: bytes | None
     resync: bool
     flaw: int
     unparsable: bool
@@ -65,7 +68,7 @@ class Ledger:
         return {table: dict(zip(COUNT_NAMES, row, strict=True)) for table, row in sorted(total.items())}
 
     def total(self) -> int:
-        """Events and malformed frames together."""
+        """Frames of all kinds together: events, malformed and unknown ones."""
         return sum(info.events for info in self.blocks())
 
     def blocks(self) -> Iterator[BlockInfo]:
@@ -85,32 +88,48 @@ class Ledger:
 
 
 _NESTED = {IDENTITY: "identity", ACCOUNT: "account", SYNC: "sync"}
-_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def block_events(block: Block) -> Iterator[LedgerEvent]:
-    """The events of a decoded block."""
+    """The events of a decoded block; frames of unknown kinds are none."""
     for at, frame in enumerate(block.frames):
         kind = block.kinds[at]
-        members = _decode(_decode(frame)["payload"])
+        if kind == UNKNOWN:
+            continue
         nested = _NESTED.get(kind)
-        record, unparsable = _value(members.get(nested or "record"))
+        match = None if nested else V2_COMMIT.fullmatch(frame)
+        if match is not None:
+            # By pattern, because parsers refuse frames with records that are nested too deep or hold half a surrogate pair.
+            parts: tuple[bytes | None, ...] = match.groups()
+            raw = parts[4]
+            cid, collection, did, operation, rev, rkey = (
+                None if part is None else part.decode() for part in (*parts[:4], *parts[5:7])
+            )
+        else:
+            members = _members(_members(frame)["payload"])
+            body = members.get(nested or "record")
+            raw = None if body is None else bytes(body)
+            names = ("cid", "collection", "did", "operation", "rev", "rkey")
+            cid, collection, did, operation, rev, rkey = (_text(members, name) for name in names)
+        record, unparsable = _value(raw)
         yield LedgerEvent(
-            block.info.position + at,
-            block.seqs[at],
-            block.times[at],
-            KIND_NAMES[kind],
-            _text(members, "did") or "",
-            _text(members, "collection"),
-            _text(members, "operation"),
-            _text(members, "rkey"),
-            _text(members, "rev"),
-            _text(members, "cid"),
-            record,
-            kind == RESYNC,
-            block.flaws[at],
-            unparsable,
-            frame,
+            position=block.info.position + at,
+            seq=block.seqs[at],
+            time_us=block.times[at],
+            kind=KIND_NAMES[kind],
+            did=did or "",
+            collection=collection,
+            operation=operation,
+            rkey=rkey,
+            rev=rev,
+            cid=cid,
+            record=record,
+            record_json=raw,
+            resync=kind == RESYNC,
+            flaw=block.flaws[at],
+            unparsable=unparsable,
+            raw=frame,
         )
 
 
@@ -119,10 +138,12 @@ def _text(members: dict[str, msgspec.Raw], name: str) -> str | None:
     return None if raw is None else msgspec.json.decode(raw, type=str)
 
 
-def _value(raw: msgspec.Raw | None) -> tuple[Any, bool]:
+def _value(raw: bytes | None) -> tuple[Any, bool]:
+    """The JSON value by the standard library, which is exact on integers and lets half surrogate pairs pass."""
     if raw is None:
         return None, False
     try:
-        return msgspec.json.decode(raw), False
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
         return None, True
+    return (None, True) if b":1e400" in raw else (value, False)

@@ -22,7 +22,7 @@ import xxhash
 import zstandard
 
 from simulator.errors import LogDamagedError
-from simulator.events import CREATE, DELETE, RESYNC, UPDATE, Batch
+from simulator.events import CREATE, DELETE, RESYNC, UNKNOWN, UPDATE, Batch
 
 _MAGIC = b"jsl1"
 _HEADER = struct.Struct("<4sIQQQQqqIIIQ")
@@ -75,10 +75,15 @@ class SegmentInfo:
 
 
 def count(batch: Batch) -> Counts:
-    """Per table: sound events, creates, updates, deletes, and broken frames (which are none of the former)."""
+    """Per table: sound events, creates, updates, deletes, and broken frames (which are none of the former).
+
+    Frames of unknown kinds are no events and counted nowhere.
+    """
     tallies = Counter(zip(batch.tables, batch.kinds, (flaw > 0 for flaw in batch.flaws), strict=True))
     counts: Counts = {}
     for (table, kind, broken), number in tallies.items():
+        if kind == UNKNOWN:
+            continue
         row = counts.setdefault(table, [0, 0, 0, 0, 0])
         if broken:
             row[4] += number

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from simulator.events import HEAD
 from simulator.wire import frame_collection, frame_did, frame_kind
 
 DID = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
@@ -53,6 +54,8 @@ class Filter:
 
     def wants(self, frame: bytes) -> bool:
         """Decide by the sound v2 frame; the size limit is checked elsewhere, on the text that would be sent."""
+        if not frame.startswith(HEAD):
+            return True
         kind = frame_kind(frame)
         if self.kinds is not None and kind not in self.kinds:
             return False

@@ -65,9 +65,9 @@ class SimulatorService:
         while not stop.is_set():
             await asyncio.sleep(0 if owed >= BLOCK_EVENTS else settings.tick_seconds)
             now, sim_now = time.monotonic(), network.clock.now_us()
-            if not network.paused and not network.full:
+            if not network.paused and not network.full and now >= server.silent_until:
                 # A machine that cannot keep up makes events as fast as it can and forgets the rest of what it owes.
-                owed = min(owed + (now - before) * settings.rate, max(settings.rate * _MAX_DEBT_SECONDS, 1.0))
+                owed = min(owed + (now - before) * network.rate, max(network.rate * _MAX_DEBT_SECONDS, 1.0))
                 slots = min(int(owed), BLOCK_EVENTS)
                 if slots:
                     share = slots / int(owed)
@@ -88,7 +88,7 @@ class SimulatorService:
             {
                 "generated": network.log.position,
                 "sent": server.sent,
-                "rate": self._settings.rate,
+                "rate": network.rate,
                 "subscribers": len(server.connections),
                 "last_seq": network.log.last_seq,
                 "ready": network.ready,

@@ -7,14 +7,21 @@ import struct
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+import msgspec
+
 TEXT, BINARY = 0x81, 0x82
-_V2_COMMIT = re.compile(
+V2_COMMIT = re.compile(
     rb'\{"\$type":"message","payload":\{"\$type":"network\.bsky\.jetstream\.subscribeEvents#commit",(?:"cid":"([^"]*)",)?'
     rb'"collection":"([^"]*)","did":"([^"]*)","operation":"([^"]*)",(?:"record":(.*),)?"rev":"([^"]*)","rkey":"([^"]*)",'
     rb'"seq":(\d+),"time":"[^"]*"\}\}',
     re.DOTALL,
 )
-_V2_NESTED = re.compile(rb'"(identity|account)":(\{[^{}]*\})')
+_V2_NESTED = re.compile(
+    rb'\{"\$type":"message","payload":\{"\$type":"[^"]*#(?:identity|account)",(?:"did":"[^"]*",)?"(identity|account)":(\{[^{}]*\})'
+    rb'(?:,"did":"[^"]*")?,"seq":\d+,"time":"[^"]*"\}\}'
+)
+_COMMIT_MEMBERS = ("rev", "operation", "collection", "rkey", "record", "cid")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _HEAD_SIZE = len(b'{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#')
 _SHORT_HEADS = {kind: tuple(bytes((kind, size)) for size in range(126)) for kind in (TEXT, BINARY)}
 _MEDIUM = struct.Struct(">BBH")
@@ -24,7 +31,7 @@ _LONG = struct.Struct(">BBQ")
 def v1_frame(frame: bytes, seq: int, time_us: int, *, cursor: bool) -> bytes:
     """The v1 text of a v2 commit, identity or account frame; `cursor` adds the member that only the v2 software sends."""
     number = b'"cursor":%d,' % seq if cursor else b""
-    match = _V2_COMMIT.fullmatch(frame)
+    match = V2_COMMIT.fullmatch(frame)
     if match is not None:
         cid, collection, did, operation, record, rev, rkey, _ = match.groups()
         head = b'{"did":"%b","time_us":%d,%b"kind":"commit","commit":{"rev":"%b","operation":"%b","collection":"%b","rkey":"%b"'
@@ -32,11 +39,33 @@ def v1_frame(frame: bytes, seq: int, time_us: int, *, cursor: bool) -> bytes:
         if record is None:
             return start + b"}}"
         return b'%b,"record":%b,"cid":"%b"}}' % (start, record, cid)
-    nested = _V2_NESTED.search(frame)
+    nested = _V2_NESTED.fullmatch(frame)
     if nested is None:
-        raise ValueError("this kind of event has no v1 form")
+        return _v1_of_any(frame, time_us, number)
     name, body = nested.groups()
     return b'{"did":"%b","time_us":%d,%b"kind":"%b","%b":%b}' % (frame_did(frame), time_us, number, name, name, body)
+
+
+def _v1_of_any(frame: bytes, time_us: int, number: bytes) -> bytes:
+    """The v1 form of a frame of any shape: unknown members of the payload become unknown members of the v1 envelope."""
+    envelope = _members(frame)
+    members = _members(envelope["payload"])
+    kind = msgspec.json.decode(members.pop("$type"), type=str).rpartition("#")[2].encode()
+    del members["seq"], members["time"]
+    did = members.pop("did", None)
+    start = (
+        b'{"did":%b,"time_us":%d,%b"kind":"%b"' % (did, time_us, number, kind)
+        if did
+        else b'{"time_us":%d,%b"kind":"%b"' % (time_us, number, kind)
+    )
+    commit = [
+        b'"%b":%b' % (name.encode(), members.pop(name))
+        for name in _COMMIT_MEMBERS
+        if kind == b"commit" and name in members
+    ]
+    if commit:
+        members["commit"] = msgspec.Raw(b"{" + b",".join(commit) + b"}")
+    return start + b"".join(b",%b:%b" % (msgspec.json.encode(name), value) for name, value in members.items()) + b"}"
 
 
 def frame_kind(frame: bytes) -> bytes:
@@ -45,9 +74,9 @@ def frame_kind(frame: bytes) -> bytes:
 
 
 def frame_did(frame: bytes) -> bytes:
-    """The envelope's DID: for a commit the first in the text, for the others equal to the nested one."""
-    start = frame.index(b'"did":"') + 7
-    return frame[start : frame.index(b'"', start)]
+    """The envelope's DID: for a commit the first in the text, for the others equal to the nested one; b"" if it has none."""
+    start = frame.find(b'"did":"') + 7
+    return b"" if start < 7 else frame[start : frame.index(b'"', start)]
 
 
 def frame_collection(frame: bytes) -> bytes:
