@@ -130,6 +130,6 @@ class ReplayConfig(_Settings):
     idle_seconds: float = Field(
         30.0, gt=0.0, le=600.0, description="Give up when the broker delivers nothing for this long."
     )
-    max_spool_bytes: int = Field(
-        20_480 * _MIB, ge=_MIB, description="Most bytes of prepared files on disk before the swap."
+    lock_seconds: float = Field(
+        300.0, ge=0.0, le=3600.0, description="Longest wait for a maintenance run to end before the swap."
     )

@@ -7,8 +7,9 @@ answered with the manifest's offsets, and offsets committed to Kafka are a lag m
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import confluent_kafka
@@ -17,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from consumers.config import WriterConfig
 from consumers.decode import TopicRecords
-from consumers.errors import BrokerUnusable, Rejoin
+from consumers.errors import BrokerUnusable, Rejoin, TryAgain
 from lake.manifest import TopicPartition
 
 log = logging.getLogger("explorer.consumers")
@@ -236,6 +237,13 @@ def _unusable(error: KafkaError) -> Exception:
     return Rejoin(error.str())
 
 
+def _refused(error: KafkaException) -> BrokerUnusable:
+    return BrokerUnusable(
+        f"the broker does not answer: {error.args[0].str()}",
+        "Check that it runs and that EXPLORER_KAFKA_BOOTSTRAP names it.",
+    )
+
+
 def _columns(topic: str, messages: list[confluent_kafka.Message]) -> TopicRecords:
     count = len(messages)
     return TopicRecords(
@@ -263,6 +271,73 @@ def _to_kafka(partitions: Collection[TopicPartition]) -> list[confluent_kafka.To
 
 def _from_kafka(partitions: Sequence[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
     return [TopicPartition(p.topic, p.partition) for p in partitions]
+
+
+class RangeReader:
+    """Reads given offsets of one topic without being a member of any group; for replays. `close` it after use."""
+
+    def __init__(self, factory: ConsumerFactory, topic: str) -> None:
+        self._topic = topic
+        # The client demands a group id; without subscription and commits no group comes into being.
+        self._consumer = factory(f"post-explorer-replay-{topic}", **{"enable.partition.eof": True})
+
+    def available(self, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        """The offsets [low, high) that the broker has now, by partition. Raises BrokerUnusable after 30 s."""
+        try:
+            return {
+                partition: self._consumer.get_watermark_offsets(
+                    confluent_kafka.TopicPartition(self._topic, partition), timeout=30.0
+                )
+                for partition in partitions
+            }
+        except KafkaException as error:
+            raise _refused(error) from error
+
+    def at_time(self, time_us: int, partitions: Collection[int]) -> dict[int, int | None]:
+        """The first offset of each partition whose message is not older than `time_us`; None when there is none."""
+        asked = [confluent_kafka.TopicPartition(self._topic, partition, time_us // 1000) for partition in partitions]
+        try:
+            found = self._consumer.offsets_for_times(asked, timeout=30.0) if asked else []
+        except KafkaException as error:
+            raise _refused(error) from error
+        return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in found}
+
+    def read(
+        self, ranges: Mapping[int, tuple[int, int]], max_messages: int, idle_seconds: float
+    ) -> Iterator[TopicRecords]:
+        """The messages of [next, end) of each partition, in pieces; ends when every end is reached.
+
+        Raises TryAgain when the broker delivers nothing for `idle_seconds`.
+        """
+        open_ends = {partition: end for partition, (start, end) in ranges.items() if start < end}
+        self._consumer.assign(
+            [confluent_kafka.TopicPartition(self._topic, partition, ranges[partition][0]) for partition in open_ends]
+        )
+        heard = time.monotonic()
+        while open_ends:
+            wanted = []
+            for message in self._consumer.consume(max_messages, 1.0):
+                error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise _unusable(error)
+                end = open_ends.get(partition)
+                if end is None:
+                    continue
+                heard = time.monotonic()
+                if error is None and offset < end:
+                    wanted.append(message)
+                # Offsets have holes: the end is reached with the first message at or behind it, or with the log's end.
+                if error is not None or offset >= end - 1:
+                    del open_ends[partition]
+                    self._consumer.pause([confluent_kafka.TopicPartition(self._topic, partition)])
+            if wanted:
+                yield _columns(self._topic, wanted)
+            elif time.monotonic() - heard > idle_seconds:
+                raise TryAgain(f"{self._topic}: the broker delivered nothing for {idle_seconds:.0f} s")
+
+    def close(self) -> None:
+        """Free the client."""
+        self._consumer.close()
 
 
 class Publisher:
