@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake import base32
+from lake.base32 import Mask
 from lake.errors import ForeignTable
 from schemas.lexicons import Kind
 from schemas.tables import DIGEST, PROVENANCE, TABLES, TIMESTAMP, ColumnGroup, Table
@@ -25,7 +26,6 @@ ERASED: Final = "erased"
 EDIT: Final = "edit"
 """Mark in `erased` of a row that a newer version replaced and whose content is kept, by setting."""
 
-_AT_URI: Final = "at://"
 _YEAR_1_US: Final = -62_135_596_800_000_000
 _YEAR_10000_US: Final = 253_402_300_800_000_000
 _CANONICAL_LENGTH: Final = 24
@@ -60,7 +60,7 @@ def to_lake(table_name: str, decoded: pl.DataFrame | pa.Table) -> pa.Table:
         if name not in frame.columns:
             columns.update({column: pa.nulls(rows, kind) for column, kind in group.columns})
             continue
-        arrays = _TO_LAKE.get(group.field.kind, _plain_to_lake)(frame.get_column(name), group)
+        arrays = _columns_of(frame.get_column(name), group)
         columns.update(zip((column for column, _ in group.columns), arrays, strict=True))
     for name, kind in PROVENANCE:
         columns[name] = _arrow(frame.get_column(name), kind)
@@ -95,7 +95,7 @@ def from_lake(table_name: str, rows: pa.Table) -> list[dict[str, Any]]:
     return result
 
 
-# --- buffers of text ------------------------------------------------------------------------------------------------
+# --- columns of text ------------------------------------------------------------------------------------------------
 
 
 def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -105,33 +105,26 @@ def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def _arrow(series: pl.Series, kind: pa.DataType) -> pa.Array:
-    return _one_chunk(series.to_arrow(compat_level=pl.CompatLevel.oldest())).cast(kind)
+    array = _one_chunk(series.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    return array if array.type == kind else array.cast(kind)
 
 
-def _valid(array: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(array.is_valid().to_numpy(zero_copy_only=False))
+def _bytes_of(texts: pa.Array) -> tuple[npt.NDArray[np.int64], base32.Bytes]:
+    """Offsets (n + 1) into the bytes of a large_string array without nulls, and the bytes."""
+    if len(texts) == 0:
+        return np.zeros(1, np.int64), np.empty(0, np.uint8)
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(texts.buffers()[2], np.uint8) if offsets[-1] > offsets[0] else np.empty(0, np.uint8)
+    return offsets - offsets[0], data[offsets[0] : offsets[-1]]
 
 
-def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
-    """Byte offsets of a large_string array without nulls."""
-    return np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
-
-
-def _characters(array: pa.Array, length: int) -> base32.Bytes:
-    """(n, length) bytes of a large_string array whose n texts all have `length` bytes."""
-    if len(array) == 0:
-        return np.empty((0, length), np.uint8)
-    offsets = _offsets(array)
-    data = np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-    return data.reshape(len(array), length)
-
-
-def _of_length(array: pa.Array, length: int) -> tuple[npt.NDArray[np.bool_], base32.Bytes]:
-    """Which texts have exactly `length` bytes, and those texts' bytes, row by row."""
-    mask = pc.fill_null(pc.equal(pc.binary_length(array), length), False)
-    chosen = np.asarray(mask.to_numpy(zero_copy_only=False))
-    picked = array if array.null_count == 0 and chosen.all() else array.filter(mask)
-    return chosen, _characters(picked, length)
+def _of_length(texts: pa.Array, length: int) -> tuple[Mask, base32.Bytes]:
+    """Which texts (no nulls) have exactly `length` bytes, and those texts' bytes, row by row."""
+    offsets, data = _bytes_of(texts)
+    chosen = np.diff(offsets) == length
+    if not chosen.all():
+        _, data = _bytes_of(texts.filter(pa.array(chosen)))
+    return chosen, data.reshape(-1, length)
 
 
 def _text_array(characters: base32.Bytes) -> pa.Array:
@@ -141,100 +134,121 @@ def _text_array(characters: base32.Bytes) -> pa.Array:
     return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(data))
 
 
-def _scatter(rows: int, where: npt.NDArray[np.bool_], values: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    if len(values) == rows:
-        return values.astype(dtype, copy=False)
-    full = np.zeros((rows, *values.shape[1:]), dtype)
-    full[where] = values
+def _scatter(chosen: Mask, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`values` in the rows that were chosen, zeros in the others."""
+    if len(values) == len(chosen):
+        return values
+    full = np.zeros((len(chosen), *values.shape[1:]), values.dtype)
+    full[chosen] = values
     return full
 
 
-def _fallback(array: pa.Array, exact: npt.NDArray[np.bool_]) -> pa.Array:
+def _fallback(texts: pa.Array, exact: Mask) -> pa.Array:
     """The texts of the rows that have no exact compact form; null elsewhere."""
-    if exact.all() or array.null_count == len(array):
-        return pa.nulls(len(array), pa.string())
-    return pc.if_else(pa.array(~exact), array, pa.scalar(None, array.type)).cast(pa.string())
+    if exact.all():
+        return pa.nulls(len(texts), pa.string())
+    return pc.if_else(pa.array(~exact), texts, pa.scalar(None, texts.type)).cast(pa.string())
 
 
-def _digest_array(digests: base32.Bytes, exact: npt.NDArray[np.bool_]) -> pa.Array:
+def _digests(digests: base32.Bytes, exact: Mask) -> pa.Array:
     bitmap = None if exact.all() else pa.py_buffer(np.packbits(exact, bitorder="little"))
     return pa.Array.from_buffers(DIGEST, len(exact), [bitmap, pa.py_buffer(np.ascontiguousarray(digests))])
 
 
-def _numbers(values: npt.NDArray[np.int64], exact: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
-    return pa.array(values, mask=None if exact.all() else ~exact).cast(kind)
+def _numbers(values: npt.NDArray[np.int64], exact: Mask) -> pa.Array:
+    return pa.array(values, mask=None if exact.all() else ~exact)
 
 
 # --- fields to lake columns -----------------------------------------------------------------------------------------
 
 
-def _plain_to_lake(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
-    return [_arrow(series, group.columns[0][1])]
+def _columns_of(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
+    """The lake columns of one Avro field."""
+    rows, missing = len(series), series.null_count()
+    kinds = [kind for _, kind in group.columns]
+    if missing == rows:
+        return [pa.nulls(rows, kind) for kind in kinds]
+    convert = _TO_LAKE.get(group.field.kind)
+    if convert is None:
+        return [_arrow(series, kinds[0])]
+    if missing == 0:
+        return convert(_arrow(series, pa.large_string()))
+    present = series.is_not_null().to_numpy()
+    places = pa.array(np.cumsum(present) - 1, mask=~present)
+    return [array.take(places) for array in convert(_arrow(series.drop_nulls(), pa.large_string()))]
 
 
-def _micros_to_lake(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
-    return [_arrow(series, pa.int64()).cast(TIMESTAMP)]
-
-
-def _tids(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    chosen, characters = _of_length(array, base32.TID_LENGTH)
+def _tids(texts: pa.Array) -> tuple[npt.NDArray[np.int64], Mask]:
+    chosen, characters = _of_length(texts, base32.TID_LENGTH)
     numbers, valid = base32.decode_tids(characters)
-    rows = len(array)
-    return _scatter(rows, chosen, numbers, np.int64), _scatter(rows, chosen, valid, np.bool_)
+    return _scatter(chosen, numbers), _scatter(chosen, valid)
 
 
-def _tid_to_lake(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
-    array = _arrow(series, pa.large_string())
-    numbers, exact = _tids(array)
-    return [_numbers(numbers, exact, pa.int64()), _fallback(array, exact)]
+def _tid_to_lake(texts: pa.Array) -> list[pa.Array]:
+    numbers, exact = _tids(texts)
+    return [_numbers(numbers, exact), _fallback(texts, exact)]
 
 
-def _cid_to_lake(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
-    array = _arrow(series, pa.large_string())
-    chosen, characters = _of_length(array, base32.CID_LENGTH)
+def _cid_to_lake(texts: pa.Array) -> list[pa.Array]:
+    chosen, characters = _of_length(texts, base32.CID_LENGTH)
     digests, valid = base32.decode_cids(characters)
-    exact = _scatter(len(array), chosen, valid, np.bool_)
-    return [_digest_array(_scatter(len(array), chosen, digests, np.uint8), exact), _fallback(array, exact)]
+    exact = _scatter(chosen, valid)
+    return [_digests(_scatter(chosen, digests), exact), _fallback(texts, exact)]
 
 
-def _uri_to_lake(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
+def _uri_to_lake(texts: pa.Array) -> list[pa.Array]:
     """Splits `at://did/collection/tid`; any other text stays whole."""
-    array = _arrow(series, pa.large_string())
-    rows = len(array)
-    # at: + / + / + did + / + collection + / + tid: the text has four slashes, and the last 13 characters are a TID.
-    texts = pl.Series("uri", array)
-    parts = texts.str.splitn("/", 5).struct
-    scheme, empty, did, collection, rkey = (parts.field(f"field_{number}") for number in range(5))
-    numbers, exact = _tids(_arrow(rkey, pa.large_string()))
-    split_well = ((scheme == "at:") & (empty == "") & (did != "") & (collection != "")).fill_null(False)
-    exact &= split_well.to_numpy()
-    keep = pa.array(exact)
-    pieces = [
-        array_ if exact.all() else pc.if_else(keep, array_, pa.scalar(None, pa.string()))
-        for array_ in (_arrow(did, pa.string()), _arrow(collection, pa.string()))
+    offsets, data = _bytes_of(texts)
+    slashes = np.flatnonzero(data == ord("/"))
+    first = np.searchsorted(slashes, offsets)
+    # at: + / + / + did + / + collection + / + tid has four slashes; character positions are byte positions in ASCII.
+    well = np.diff(first) == 4
+    if len(data) and data.max() >= 0x80:
+        well &= pc.equal(pc.utf8_length(texts), pc.binary_length(texts)).to_numpy(zero_copy_only=False)
+    chosen = np.flatnonzero(well)
+    begin, end = offsets[:-1][chosen], offsets[1:][chosen]
+    at = (
+        slashes[first[:-1][chosen][:, None] + np.arange(4)] - begin[:, None]
+        if len(chosen)
+        else np.empty((0, 4), np.int64)
+    )
+    valid = (at[:, 0] == 3) & (at[:, 1] == 4) & (at[:, 2] > 5) & (at[:, 3] > at[:, 2] + 1)
+    valid &= (end - begin - at[:, 3] - 1) == base32.TID_LENGTH
+    valid &= (data[begin] == ord("a")) & (data[begin + 1] == ord("t")) & (data[begin + 2] == ord(":"))
+    chosen, at, end = chosen[valid], at[valid], end[valid]
+    keys = data[(end - base32.TID_LENGTH)[:, None] + np.arange(base32.TID_LENGTH)]
+    numbers, exact_keys = base32.decode_tids(keys)
+    exact = np.zeros(len(texts), np.bool_)
+    exact[chosen] = exact_keys
+    whole = exact.all()
+    picked = pl.Series("uri", texts if whole else texts.filter(pa.array(exact)))
+    at = at[exact_keys]
+    pieces: list[pa.Array] = [
+        _arrow(picked.str.slice(5, pl.Series(at[:, 2] - 5)), pa.string()),
+        _arrow(picked.str.slice(pl.Series(at[:, 2] + 1), pl.Series(at[:, 3] - at[:, 2] - 1)), pa.string()),
+        pa.array(numbers[exact_keys]),
     ]
-    assert len(pieces[0]) == rows
-    return [*pieces, _numbers(numbers, exact, pa.int64()), _fallback(array, exact)]
+    if not whole:
+        places = pa.array(np.cumsum(exact) - 1, mask=~exact)
+        pieces = [piece.take(places) for piece in pieces]
+    return [*pieces, _fallback(texts, exact)]
 
 
-def _datetime_to_lake(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
-    array = _arrow(series, pa.large_string())
-    rows = len(array)
-    chosen, characters = _of_length(array, _CANONICAL_LENGTH)
+def _datetime_to_lake(texts: pa.Array) -> list[pa.Array]:
+    chosen, characters = _of_length(texts, _CANONICAL_LENGTH)
     micros, valid = _parse_canonical(characters)
-    micros = _scatter(rows, chosen, micros, np.int64)
-    exact = _scatter(rows, chosen, valid, np.bool_)
-    text = _fallback(array, exact)
+    micros, exact = _scatter(chosen, micros), _scatter(chosen, valid)
+    text = _fallback(texts, exact)
     parsed = exact
-    if text.null_count < rows:
+    if not exact.all():
         other = _parse_lenient(text)
-        found = _valid(other)
+        found = other.is_valid().to_numpy(zero_copy_only=False)
         micros = np.where(found, np.asarray(other.fill_null(0)), micros)
         parsed = exact | found
-    return [_numbers(micros, parsed, pa.int64()).cast(TIMESTAMP), text]
+    return [_numbers(micros, parsed).cast(TIMESTAMP), text]
 
 
-def _parse_canonical(characters: base32.Bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _parse_canonical(characters: base32.Bytes) -> tuple[npt.NDArray[np.int64], Mask]:
     """`YYYY-MM-DDTHH:MM:SS.mmmZ` as microseconds, and which rows are exactly that."""
     digits = characters - np.uint8(48)
     valid = np.ones(len(characters), np.bool_)
@@ -309,7 +323,7 @@ def _cid_from_lake(arrays: list[pa.Array]) -> pa.Array:
     encoded = _text_array(base32.encode_cids(np.asarray(raw, np.uint8).reshape(-1, 32) if len(present) else _NO_DIGEST))
     if len(present) == len(digests):
         return encoded
-    valid = _valid(digests)
+    valid = digests.is_valid().to_numpy(zero_copy_only=False)
     positions = pa.array(np.cumsum(valid) - 1, mask=~valid)
     return pc.coalesce(encoded.take(positions), texts)
 
@@ -329,12 +343,11 @@ def _datetime_from_lake(arrays: list[pa.Array]) -> pa.Array:
     return pc.coalesce(texts, _arrow(series, pa.string()))
 
 
-_TO_LAKE: Final[dict[Kind, Callable[[pl.Series, ColumnGroup], list[pa.Array]]]] = {
+_TO_LAKE: Final[dict[Kind, Callable[[pa.Array], list[pa.Array]]]] = {
     Kind.TID: _tid_to_lake,
     Kind.CID: _cid_to_lake,
     Kind.URI: _uri_to_lake,
     Kind.DATETIME: _datetime_to_lake,
-    Kind.MICROS: _micros_to_lake,
 }
 _FROM_LAKE: Final[dict[Kind, Callable[[list[pa.Array]], pa.Array]]] = {
     Kind.TID: _tid_from_lake,
