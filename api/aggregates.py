@@ -11,7 +11,8 @@ from typing import Any, Final
 from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import PostFilters, TimeRange
-from api.posts_query import Lake, Selection, prepare
+from api.posts_query import Selection, prepare
+from api.relation import Lake
 from api.snapshots import Scan
 from api.sql import clock_column
 from api.times import format_time, to_datetime, to_micros

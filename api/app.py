@@ -21,7 +21,7 @@ from api.errors import install_handlers
 from api.labels import routes as label_routes
 from api.labels import service as labels
 from api.middleware import RequestCounts, RequestLayer
-from api.posts_query import Lake
+from api.relation import Lake
 from api.routes import counts, health, page, search, stats
 from api.services import Services, make_lanes
 from api.snapshots import SnapshotSource

@@ -22,6 +22,19 @@ _OWNERS: Final = """
 """
 
 
+_HANDLES: Final = """
+    SELECT did, arg_max(handle, time) AS handle
+    FROM read_parquet($files, hive_partitioning = false)
+    WHERE handle IS NOT NULL AND did IN (SELECT unnest($dids)) GROUP BY ALL
+"""
+
+
+def handles_of_accounts(session: Session, root: Path, snapshot: Snapshot, dids: set[str]) -> dict[str, str]:
+    """DID → the last handle that an identity event named; accounts without one are missing."""
+    files = [str(root / file.path) for file in snapshot.files("identity")]
+    return dict(session.rows(_HANDLES, {"files": files, "dids": sorted(dids)})) if files and dids else {}
+
+
 def handles_of(filters: BaseModel) -> set[str]:
     """The handles among the actors and at-uris of a filter."""
     actors = {actor for name in ACTOR_FIELDS for actor in getattr(filters, name, ())}

@@ -15,7 +15,7 @@ from api.config import ApiSettings
 from api.cursors import CursorCodec
 from api.engine import Engine, Session
 from api.middleware import RequestCounts
-from api.posts_query import Lake
+from api.relation import Lake
 from api.snapshots import SnapshotSource
 
 T = TypeVar("T")

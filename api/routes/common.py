@@ -111,11 +111,13 @@ async def coverage_of(planned: Planned, tables: list[str], start_us: int | None,
     return await asyncio.to_thread(coverage_json, planned.snapshot, tables, start_us, end_us)
 
 
-def chosen_fields(fields: str | None, table: str, default: tuple[str, ...]) -> tuple[str, ...]:
+def chosen_fields(
+    fields: str | None, table: str, default: tuple[str, ...], extra: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """The columns a client asked for, each once; ApiError 422 names the nearest known one for an unknown."""
     if fields is None:
         return default
-    known = public_fields(table)
+    known = (*public_fields(table), *extra)
     names = tuple(dict.fromkeys(name.strip() for name in fields.split(",") if name.strip()))
     if not names:
         raise bad_parameter("fields", f"no field is named; the fields are: {', '.join(known)}")

@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
+import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from starlette.responses import Response
@@ -14,6 +15,8 @@ from api.answers import QUERY_PROBLEMS, Page, json_answer
 from api.columns import publish, to_json
 from api.cursors import MAX_CHARACTERS
 from api.engine import Session
+from api.errors import bad_parameter
+from api.extras import EXTRA_FIELDS, page_extras
 from api.identifiers import POST
 from api.parameters import known_parameters
 from api.posts_query import Selection
@@ -21,6 +24,7 @@ from api.routes.common import PostQuery, chosen_fields, coverage_of, decode_curs
 from api.search import Page as FoundPage
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
+from api.totals import Total, TotalMode, run_total
 
 router = APIRouter(tags=["search"])
 
@@ -50,7 +54,22 @@ DEFAULT_FIELDS: Final = (
 class SearchQuery(PostQuery):
     """A search: filters, order, page and columns."""
 
-    sort: Sort = Field(Sort.NEWEST, description="Order by arrival: `newest` or `oldest` first.")
+    sort: Sort = Field(
+        Sort.NEWEST,
+        description="Order by arrival, `newest` or `oldest` first, or `engaged`: most likes, reposts and replies first, as far "
+        "as this archive saw them. The last reads the whole range.",
+    )
+    total: TotalMode = Field(
+        TotalMode.NONE,
+        description="How many posts match in all: `exact` (`at_least` when time runs out) or a quick `estimate`.",
+    )
+    sample: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="That many random matches instead of a page; the same `seed` draws the same ones.",
+    )
+    seed: str = Field("", max_length=64, description="What the random sample is drawn with.")
     limit: int | None = Field(
         None, ge=1, le=1000, description="Rows of the page; 50 unless the service is set otherwise."
     )
@@ -58,7 +77,11 @@ class SearchQuery(PostQuery):
         None, max_length=MAX_CHARACTERS, description="`next_cursor` of the page before; repeat every other parameter."
     )
     fields: str | None = Field(
-        None, max_length=2000, description="Columns of the rows, separated by commas.", examples=["uri,time,text"]
+        None,
+        max_length=2000,
+        description="Columns of the rows, separated by commas; `likes`, `reposts`, `replies`, `quotes` (as seen by this "
+        "archive) and `handle` are computed on request.",
+        examples=["uri,time,text,likes"],
     )
 
 
@@ -88,18 +111,33 @@ async def search(
     """
     started = time.monotonic()
     settings = here.settings
-    limit = min(query.limit or settings.page_default, settings.page_max)
-    fields = chosen_fields(query.fields, POST, DEFAULT_FIELDS)
+    limit = min(query.sample or query.limit or settings.page_default, settings.page_max)
+    chosen = chosen_fields(query.fields, POST, DEFAULT_FIELDS, EXTRA_FIELDS)
+    fields = tuple(name for name in chosen if name not in EXTRA_FIELDS)
+    extras = tuple(name for name in chosen if name in EXTRA_FIELDS)
+    if query.sample is not None and (query.cursor is not None or query.limit is not None):
+        raise bad_parameter("sample", "a sample is one page: leave cursor and limit out")
     planned = await plan_posts(request, here, query)
     digest = planned.digest(sort=query.sort)
     cursor = decode_cursor(here, query.cursor, digest)
 
-    def work(session: Session, selection: Selection) -> FoundPage:
-        plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.page_seconds)
-        return run_search(session, here.lake, plan)
+    seed = None if query.sample is None else query.seed
 
-    found = await run_posts(request, here, planned, work)
-    results = to_json(publish(POST, found.rows, fields))
+    def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
+        plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.page_seconds, seed)
+        page = run_search(session, here.lake, plan)
+        rows = publish(POST, page.rows, fields)
+        if extras:
+            added = page_extras(session, here.lake, planned.scan, page.rows, extras)
+            columns = {name: rows[name] if name in fields else added[name] for name in chosen}
+            rows = pa.table(columns)
+        total = None
+        if query.total is not TotalMode.NONE:
+            total = run_total(session, here.lake, planned.scan, selection, query.total, settings.total_seconds)
+        return page, rows, total
+
+    found, rows, total = await run_posts(request, here, planned, work)
+    results = to_json(rows)
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
     body: dict[str, Any] = {
@@ -109,8 +147,8 @@ async def search(
             "next_cursor": following,
             "next": link,
             "complete": found.complete,
-            "total": None,
-            "total_relation": None,
+            "total": None if total is None else total.count,
+            "total_relation": None if total is None else total.relation,
             "files_read": found.files_read,
             "rows_scanned": found.rows_scanned,
             "seconds": round(time.monotonic() - started, 4),

@@ -19,7 +19,8 @@ from api.columns import publish, to_json
 from api.current import CurrentState
 from api.engine import Engine
 from api.filters import PostFilters
-from api.posts_query import Lake, Selection
+from api.posts_query import Selection
+from api.relation import Lake
 from api.search import SearchPlan, Sort, run_search
 from api.snapshots import scan
 from lake.manifest import hour_of

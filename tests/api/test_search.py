@@ -183,3 +183,73 @@ def test_unknown_and_wrong_parameters_are_named(client: httpx.Client) -> None:
         assert answer.status_code == status, (parameters, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
         assert named in answer.json()["detail"], answer.text
+
+
+LIKE, REPOST = "app.bsky.feed.like", "app.bsky.feed.repost"
+
+
+def test_engagement_counts_filters_and_orders(builder: LakeBuilder, client: httpx.Client) -> None:
+    posts = [builder.post(did(1), f"p{number}", rkey="self-made" if number == 2 else None) for number in range(4)]
+    builder.tick(60)
+    for number, post in enumerate(posts):
+        for liker in range(number):
+            like = builder.record(LIKE, did(10 + liker), subject_uri=post["uri"], subject_cid=post["cid"])
+    builder.record(REPOST, did(20), subject_uri=posts[0]["uri"])
+    builder.post(did(30), "reply", reply_parent_uri=posts[1]["uri"], reply_root_uri=posts[1]["uri"])
+    builder.tick(60)
+    builder.delete(like["uri"])
+    builder.identity(did(1), "author.example.com")
+    builder.commit()
+    answer = client.get("/v1/search", params={"fields": "text,likes,reposts,replies,handle", "author": did(1)}).json()
+    found = {row.pop("text"): row for row in answer["results"]}
+    assert found["p0"] == {"likes": 0, "reposts": 1, "replies": 0, "handle": "author.example.com"}
+    assert found["p1"] == {"likes": 1, "reposts": 0, "replies": 1, "handle": "author.example.com"}
+    assert (found["p2"]["likes"], found["p3"]["likes"]) == (2, 2)
+    assert texts(client, min_likes=2, sort="oldest") == ["p2", "p3"]
+    assert texts(client, min_likes=1, min_replies=1) == ["p1"]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        parameters = {"sort": "engaged", "limit": 2, "author": did(1)} | ({"cursor": cursor} if cursor else {})
+        body = client.get("/v1/search", params=parameters).json()
+        seen += [row["text"] for row in body["results"]]
+        cursor = body["meta"]["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == ["p3", "p2", "p1", "p0"]
+
+
+def test_totals_say_how_they_are_meant(builder: LakeBuilder, client: httpx.Client) -> None:
+    for number in range(30):
+        builder.post(did(1), "even" if number % 2 else "odd")
+        builder.tick(600)
+    builder.commit()
+    for mode in ("exact", "estimate"):
+        meta = client.get("/v1/search", params={"text": "even", "total": mode, "limit": 3}).json()["meta"]
+        assert (meta["count"], meta["total"], meta["total_relation"]) == (3, 15, "exact")
+
+
+def test_a_seeded_sample_is_repeatable_and_random(builder: LakeBuilder, client: httpx.Client) -> None:
+    for number in range(40):
+        builder.post(did(1), f"match {number}" if number % 2 else f"other {number}")
+    builder.commit()
+    first = texts(client, text="match", sample=5, seed="a")
+    assert len(first) == 5
+    assert all(text.startswith("match") for text in first)
+    assert first == texts(client, text="match", sample=5, seed="a")
+    assert first != texts(client, text="match", sample=5, seed="b")
+
+
+def test_as_of_leaves_out_what_came_later_and_what_was_removed(builder: LakeBuilder, client: httpx.Client) -> None:
+    builder.post(did(1), "stays")
+    gone = builder.post(did(1), "goes")
+    version = builder.commit()
+    builder.tick(60)
+    builder.post(did(1), "later")
+    builder.delete(gone["uri"])
+    builder.commit()
+    assert set(texts(client)) == {"stays", "later"}
+    body = client.get("/v1/search", params={"as_of": version}).json()
+    assert [row["text"] for row in body["results"]] == ["stays"]
+    assert (body["snapshot"]["version"], body["snapshot"]["current_version"]) == (version, version + 1)
+    assert client.get("/v1/search", params={"as_of": 99}).status_code == 410
