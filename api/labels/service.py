@@ -1,0 +1,361 @@
+"""Label tables as a service: receiving uploads, finding tables for requests, deleting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+
+from api.access import Principal
+from api.access.scopes import Scope
+from api.errors import ApiError, FieldError, Problem, bad_parameter, over_capacity
+from api.labels.catalogue import Catalogue, StoredColumn, Table, Version
+from api.labels.config import LabelSettings, folder
+from api.labels.names import Reference, ValueKind, parse_condition, parse_reference, split_label
+from api.labels.sql import LabelColumn, LabelCondition
+from api.labels.worker import WorkRequest
+
+LOGGER = logging.getLogger("explorer.api")
+_CHUNK: Final = 2**20
+_WAIT_SECONDS: Final = 30.0
+_PARQUET_MAGIC: Final = b"PAR1"
+_ANSWER_BYTES: Final = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a client asked for with an upload."""
+
+    name: str
+    parquet: bool
+    multiple: bool
+    shared: bool
+    description: str
+
+
+class Labels:
+    """All label tables of one service. Methods that are not async may block for the catalogue."""
+
+    def __init__(self, settings: LabelSettings, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self.folder = folder(state_dir.absolute())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.catalogue = Catalogue(self.folder / "catalogue.sqlite")
+        self._clock = clock
+        self._readers = asyncio.Semaphore(settings.uploads_at_once)
+        self.sweep()
+
+    def sweep(self) -> int:
+        """Unlink what a crash left between a file and the catalogue; the number of files. Only while nobody uploads."""
+        known = self.catalogue.files()
+        left = [
+            path
+            for path in self.folder.glob("*.*")
+            if path.suffix in (".parquet", ".upload") and path.name not in known
+        ]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    # --- for queries -------------------------------------------------------------------------------------------------
+
+    def conditions(self, texts: Sequence[str], who: Principal, parameter: str = "label") -> list[LabelCondition]:
+        """The conditions of a request, `[owner/]name[.column][@version]:condition` each. Raises ApiError, naming `parameter`."""
+        found = []
+        for text in texts:
+            try:
+                reference, condition = split_label(text)
+                column = self._column(reference, who, parameter)
+                found.append(LabelCondition(column, parse_condition(condition, column.kind), condition))
+            except ValueError as error:
+                raise bad_parameter(parameter, str(error)) from None
+        return found
+
+    def column(self, text: str, who: Principal, parameter: str = "label") -> LabelColumn:
+        """The column of `[owner/]name[.column][@version]`, to group or export by. Raises ApiError, naming `parameter`."""
+        try:
+            return self._column(parse_reference(text), who, parameter)
+        except ValueError as error:
+            raise bad_parameter(parameter, str(error)) from None
+
+    def _column(self, reference: Reference, who: Principal, parameter: str) -> LabelColumn:
+        table = self.table(reference.name, who, owner=reference.owner, parameter=parameter)
+        version = _version(table, reference.version, parameter)
+        column = _value_column(version, reference.column, table.name)
+        dotted = f".{column.name}" if column is not None else ""
+        return LabelColumn(
+            pinned=f"{table.owner}/{table.name}{dotted}@{version.version}",
+            key=version.key,
+            file=self.folder / version.file,
+            stored=column.stored if column else None,
+            kind=column.kind if column else None,
+            rows=version.rows,
+            sha256=version.sha256,
+        )
+
+    def table(self, name: str, who: Principal, *, owner: str | None = None, parameter: str = "name") -> Table:
+        """A table that `who` may see: an own one, or with `owner` one that is shared. ApiError 404 otherwise."""
+        found = self.catalogue.find(owner or who.owner, name)
+        if found is None or not (found.shared or found.owner == who.owner or who.may(Scope.ADMIN)):
+            whose = f"of {owner!r} that you may see" if owner else "of yours"
+            detail = f"{parameter}: there is no label table {name!r} {whose}; GET /v1/labels lists them"
+            raise ApiError(Problem.NOT_FOUND, detail, errors=[FieldError(parameter, detail)])
+        return found
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    async def upload(self, request: Request, upload: Upload, who: Principal) -> tuple[Table, bool]:
+        """Receive, check and store an upload; the table, and whether it got a new version.
+
+        The same bytes with the same options as the newest version make no other. Raises ApiError.
+        """
+        await asyncio.to_thread(self._check_room, upload.name, who)
+        source = self.folder / f"{secrets.token_hex(16)}.upload"
+        target = source.with_suffix(".parquet")
+        kept = False
+        try:
+            sha256 = await _receive(request, source, self._settings.upload_bytes, parquet=upload.parquet)
+            existing = await asyncio.to_thread(self.catalogue.find, who.owner, upload.name)
+            if existing is not None and _same_as_newest(existing, upload, sha256):
+                return existing, False
+            answer = await self._read(upload, source, target)
+            await asyncio.to_thread(_sync, target)
+            version = _new_version(answer, target, sha256, upload.multiple, self._clock())
+            table = await asyncio.to_thread(
+                lambda: self.catalogue.add(
+                    who.owner, upload.name, version, shared=upload.shared, description=upload.description
+                )
+            )
+            kept = True
+            return table, True
+        finally:
+            source.unlink(missing_ok=True)
+            if not kept:
+                target.unlink(missing_ok=True)
+
+    def delete(self, name: str, version: int | None, who: Principal) -> None:
+        """Delete a version, or with None the whole table, of the principal's own; queries that read it now still finish.
+
+        ApiError 404 when there is none.
+        """
+        files = self.catalogue.delete(who.owner, name, version)
+        if files is None:
+            what = f"label table {name!r}" if version is None else f"version {version} of the label table {name!r}"
+            raise ApiError(Problem.NOT_FOUND, f"there is no {what} of yours; GET /v1/labels lists them")
+        for file in files:
+            (self.folder / file).unlink(missing_ok=True)
+
+    def _check_room(self, name: str, who: Principal) -> None:
+        settings = self._settings
+        usage = self.catalogue.usage(who.owner)
+        table = self.catalogue.find(who.owner, name)
+        if table is None and usage.tables >= settings.tables_per_owner:
+            raise ApiError(
+                Problem.CONFLICT,
+                f"you have {usage.tables} label tables, which is all that are allowed: delete one first",
+            )
+        if table is not None and len(table.versions) >= settings.versions_per_table:
+            raise ApiError(
+                Problem.CONFLICT,
+                f"{name!r} has {len(table.versions)} versions, which is all that are kept: delete one first"
+                f" (DELETE /v1/labels/{name}/versions/{table.versions[0].version})",
+            )
+        if usage.bytes >= settings.bytes_per_owner:
+            raise ApiError(
+                Problem.CONFLICT,
+                f"your label tables take {usage.bytes} bytes, {settings.bytes_per_owner} are allowed: delete some first",
+            )
+
+    async def _read(self, upload: Upload, source: Path, target: Path) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._readers.acquire()
+        except TimeoutError:
+            raise over_capacity("other uploads are being read: try again later", 30) from None
+        try:
+            return await self._work(upload, source, target)
+        finally:
+            self._readers.release()
+
+    async def _work(self, upload: Upload, source: Path, target: Path) -> dict[str, Any]:
+        settings = self._settings
+        request: WorkRequest = {
+            "source": str(source),
+            "target": str(target),
+            "parquet": upload.parquet,
+            "multiple": upload.multiple,
+            "rows": settings.rows,
+            "columns": settings.columns,
+            "value_characters": settings.value_characters,
+            "memory_bytes": settings.parse_memory_mb * 2**20,
+            "seconds": max(1, round(settings.parse_seconds)),
+        }
+        async with _child([sys.executable, "-m", "api.labels.worker", json.dumps(request)]) as process:
+            assert process.stdout is not None
+            try:
+                async with asyncio.timeout(settings.parse_seconds):
+                    out = await process.stdout.read(_ANSWER_BYTES)
+                    status = await process.wait()
+            except TimeoutError:
+                raise ApiError(
+                    Problem.TOO_LARGE,
+                    f"reading the table took longer than {settings.parse_seconds:g} s: split it into several",
+                ) from None
+        if status != 0 or not out:
+            LOGGER.warning("the reader of an upload died", extra={"status": status, "bytes": source.stat().st_size})
+            raise ApiError(
+                Problem.INVALID_BODY,
+                "the table cannot be read with the memory an upload may take: split it, or send it as CSV",
+            )
+        answer: dict[str, Any] = json.loads(out)
+        if "detail" in answer:
+            raise ApiError(
+                Problem.INVALID_BODY,
+                f"the table cannot be used: {answer['detail']}",
+                extension={"rows": answer["errors"]},
+                errors=[_field_error(item) for item in answer["errors"]],
+            )
+        return answer
+
+
+def install(app: FastAPI, settings: LabelSettings, *, state_dir: Path) -> Labels:
+    """Give an application its label tables, at `app.state.labels`. Raises CatalogueError."""
+    labels = app.state.labels = Labels(settings, state_dir)
+    return labels
+
+
+def labels_of(request: Request) -> Labels:
+    """The dependency of routes that use label tables."""
+    found: Labels = request.app.state.labels
+    return found
+
+
+def _version(table: Table, number: int | None, parameter: str) -> Version:
+    if number is None:
+        if not table.versions:
+            raise ApiError(Problem.GONE, f"{parameter}: every version of {table.name!r} was deleted: upload it again")
+        return table.versions[-1]
+    for version in table.versions:
+        if version.version == number:
+            return version
+    have = ", ".join(str(version.version) for version in table.versions) or "none"
+    detail = f"{parameter}: {table.name!r} has no version {number}: it has {have}"
+    raise ApiError(Problem.NOT_FOUND, detail, errors=[FieldError(parameter, detail)])
+
+
+def _value_column(version: Version, name: str | None, table: str) -> StoredColumn | None:
+    """The column a reference means; ValueError when the table has another number of columns."""
+    names = ", ".join(column.name for column in version.columns) or "none"
+    if name is None:
+        if len(version.columns) > 1:
+            raise ValueError(
+                f"{table!r} has several columns: write {table}.{version.columns[0].name}:…; they are: {names}"
+            )
+        return version.columns[0] if version.columns else None
+    for column in version.columns:
+        if column.name == name:
+            return column
+    raise ValueError(f"{table!r} has no column {name!r}: its columns are: {names}")
+
+
+def _same_as_newest(table: Table, upload: Upload, sha256: str) -> bool:
+    newest = table.versions[-1] if table.versions else None
+    return (
+        newest is not None
+        and (newest.sha256, newest.multiple) == (sha256, upload.multiple)
+        and (table.shared, table.description) == (upload.shared, upload.description)
+    )
+
+
+def _new_version(answer: dict[str, Any], target: Path, sha256: str, multiple: bool, now: float) -> Version:
+    columns = tuple(
+        StoredColumn(item["name"], ValueKind(item["kind"]), item["stored"], item["summary"])
+        for item in answer["columns"]
+    )
+    return Version(0, target.name, answer["key"], columns, answer["rows"], target.stat().st_size, sha256, multiple, now)
+
+
+def _field_error(item: dict[str, Any]) -> FieldError:
+    pointer = "" if item["row"] is None else f"/{item['row']}"
+    pointer += "" if item["column"] is None else f"/{item['column'].replace('~', '~0').replace('/', '~1')}"
+    return FieldError(item["column"] or "body", item["detail"], "body", pointer or None)
+
+
+async def _receive(request: Request, path: Path, limit: int, *, parquet: bool) -> str:
+    """Write the body to a file; its SHA-256. Raises ApiError for one that is empty, too large, or not what it says."""
+    digest = hashlib.sha256()
+    size = 0
+    start = b""
+    with path.open("xb") as file:
+        pending = bytearray()
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise ApiError(Problem.TOO_LARGE, f"the table may have {limit} bytes: split it into several")
+            pending += chunk
+            start = start or bytes(pending[:4])
+            if len(pending) >= _CHUNK:
+                digest.update(pending)
+                await asyncio.to_thread(file.write, bytes(pending))
+                pending.clear()
+        start = start or bytes(pending[:4])
+        digest.update(pending)
+        await asyncio.to_thread(file.write, bytes(pending))
+    if not size:
+        raise ApiError(Problem.INVALID_BODY, "the body is empty: send the table as CSV or Parquet")
+    if parquet != (start[:4] == _PARQUET_MAGIC):
+        raise ApiError(
+            Problem.INVALID_BODY,
+            "the body is not a Parquet file, which Content-Type says"
+            if parquet
+            else "the body is a Parquet file: send it with Content-Type application/vnd.apache.parquet",
+        )
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def _child(command: list[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A child process that is gone when the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={
+            "PATH": os.defpath,
+            # Memory that the libraries reserve for threads and arenas would count against the limit.
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+            "MALLOC_ARENA_MAX": "2",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        },
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
