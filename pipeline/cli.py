@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "cursor": ("pipeline.commands_cursor", "cursor", "where the producer resumes"),
     "dead-letters": ("pipeline.commands_dead_letters", "dead_letters", "what was set aside, and why"),
     "doctor": ("pipeline.commands_doctor", "doctor", "is everything well, and what to do if not"),
+    "cost": ("pipeline.commands_cost", "cost", "what keeping the data costs a month"),
     "bench": ("pipeline.commands_bench", "bench", "run the benchmarks"),
     "settings": ("pipeline.commands_settings", "settings", "print every setting, its value and where it came from"),
 }
