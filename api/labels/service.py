@@ -31,7 +31,6 @@ LOGGER = logging.getLogger("explorer.api")
 _CHUNK: Final = 2**20
 _WAIT_SECONDS: Final = 30.0
 _PARQUET_MAGIC: Final = b"PAR1"
-_ANSWER_BYTES: Final = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +205,8 @@ class Labels:
             assert process.stdout is not None
             try:
                 async with asyncio.timeout(settings.parse_seconds):
-                    out = await process.stdout.read(_ANSWER_BYTES)
+                    # Everything, because a pipe that nobody empties would block the worker; it answers with a few kB.
+                    out = await process.stdout.read()
                     status = await process.wait()
             except TimeoutError:
                 raise ApiError(
