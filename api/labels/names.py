@@ -19,10 +19,10 @@ _REFERENCE: Final = re.compile(
     rf"(?:(?P<owner>{_OWNER})/)?(?P<name>{NAME})(?:\.(?P<column>{COLUMN}))?(?:@(?P<version>[1-9][0-9]{{0,8}}))?",
     re.ASCII,
 )
-_COMPARISON: Final = re.compile(r"(>=|<=|>|<)\s*(.+)", re.DOTALL)
+_COMPARISON: Final = re.compile(r"(>=|<=|!=|>|<)\s*(.+)", re.DOTALL)
 _RANGE: Final = re.compile(r"(.+?)\.\.(.+)", re.DOTALL)
 MAX_CHARACTERS: Final = 512
-HOW: Final = "write name:value, name.column:value, name@version:value, name:>=0.5, name:0.2..0.8 or name:*"
+HOW: Final = "write name:value, name.column:value, name@version:value, name:>=0.5, name:!=2, name:0.2..0.8 or name:*"
 
 
 class ValueKind(StrEnum):
@@ -38,6 +38,7 @@ class Operator(StrEnum):
     """How a column is compared; `PRESENT` asks for any value."""
 
     EQUAL = "="
+    NOT_EQUAL = "!="
     AT_LEAST = ">="
     ABOVE = ">"
     AT_MOST = "<="

@@ -116,7 +116,7 @@ def test_text_labels(
 
 @given(
     labels=st.lists(st.tuples(st.sampled_from(ROWS), numbers), min_size=1, max_size=12),
-    condition=st.sampled_from(["0", ">0", ">=1", "<1", "<= 0", "-1..1", ">0.5", "0.5..1.5", "*"]),
+    condition=st.sampled_from(["0", ">0", ">=1", "<1", "<= 0", "-1..1", ">0.5", "!=1", "0.5..1.5", "*"]),
     kind=st.sampled_from([ValueKind.INTEGER, ValueKind.NUMBER]),
 )
 def test_number_labels(
@@ -124,7 +124,7 @@ def test_number_labels(
 ) -> None:
     column = store(folder, "uri", [(uri(row), value) for row, value in labels], kind)
     comparisons = parse_condition(condition, kind)
-    operators = {">": "__gt__", ">=": "__ge__", "<": "__lt__", "<=": "__le__", "=": "__eq__"}
+    operators = {">": "__gt__", ">=": "__ge__", "<": "__lt__", "<=": "__le__", "=": "__eq__", "!=": "__ne__"}
 
     def holds(value: float | None) -> bool:
         if value is None:
