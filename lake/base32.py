@@ -86,7 +86,7 @@ def decode_tids(text: Bytes) -> tuple[npt.NDArray[np.int64], Mask]:
     for part in _blocks(rows):
         characters = padded[: part.stop - part.start]
         characters[:, 3:] = text[part]
-        words = _TID_VALUES[characters.view("<u2")].view("<u8")
+        words = _TID_VALUES.take(characters.view("<u2")).view("<u8")
         packed = _pack(words)
         # A first character above 7 would need the 64th bit: such text stays text, so that numbers sort as the texts do.
         valid[part] = (((words[:, 0] | words[:, 1]) & _BAD) == 0) & (packed[:, 0] < _u64(1 << 23))
@@ -100,7 +100,7 @@ def encode_tids(numbers: npt.NDArray[np.int64]) -> Bytes:
     unsigned = numbers.view(np.uint64)
     for part in _blocks(len(numbers)):
         words = np.stack((unsigned[part] >> _u64(40), unsigned[part] & _u64((1 << 40) - 1)), axis=1)
-        text[part] = _TID_CHARACTERS[_unpack(words).view("<u2")].view(np.uint8)[:, 3:]
+        text[part] = _TID_CHARACTERS.take(_unpack(words).view("<u2")).view(np.uint8)[:, 3:]
     return text
 
 
@@ -108,35 +108,54 @@ def decode_cids(text: Bytes) -> tuple[Bytes, Mask]:
     """(n, 59) characters to (n, 32) digest bytes and which of them are exact."""
     rows = len(text)
     digests, valid = np.empty((rows, DIGEST_LENGTH), np.uint8), np.empty(rows, np.bool_)
+    digest = digests.view(np.uint64)
     # Six characters of value 0 behind the 58 that follow the "b".
     padded = np.full((min(rows, _BLOCK), 64), _CID_ALPHABET[0], np.uint8)
     for part in _blocks(rows):
         characters = padded[: part.stop - part.start]
         characters[:, :58] = text[part, 1:]
-        words = _CID_VALUES[characters.view("<u2")].view("<u8")
+        words = _CID_VALUES.take(characters.view("<u2")).view("<u8")
         bad = words[:, 0] | words[:, 1] | words[:, 2] | words[:, 3]
         bad |= words[:, 4] | words[:, 5] | words[:, 6] | words[:, 7]
         packed = _pack(words)
         # The last word holds the digest's last byte, two bits that must be zero for the text to come back, and padding.
         exact = ((bad & _BAD) == 0) & (packed[:, 0] >> _u64(8) == _u64(_CID_HEADER))
         valid[part] = exact & (text[part, 0] == ord("b")) & ((packed[:, 7] & _u64(0x00FFFFFFFF)) == 0)
-        raw = (packed << _u64(24)).astype(">u8").view(np.uint8).reshape(-1, 8, 8)[:, :, :5].reshape(-1, 40)
-        digests[part] = raw[:, 4:36]
+        digest[part] = _digest_words(packed).byteswap()
     return digests, valid
+
+
+def _digest_words(packed: Words) -> Words:
+    """Eight 40-bit numbers, 320 bits of which the digest is bits 32 to 287, to the digest as four 64-bit numbers."""
+    words = np.empty((len(packed), 4), np.uint64)
+    words[:, 0] = (packed[:, 0] << _u64(56)) | (packed[:, 1] << _u64(16)) | (packed[:, 2] >> _u64(24))
+    words[:, 1] = (packed[:, 2] << _u64(40)) | packed[:, 3]
+    words[:, 2] = (packed[:, 4] << _u64(24)) | (packed[:, 5] >> _u64(16))
+    words[:, 3] = (packed[:, 5] << _u64(48)) | (packed[:, 6] << _u64(8)) | (packed[:, 7] >> _u64(32))
+    return words
+
+
+def _packed_words(digest: Words) -> Words:
+    """The inverse of `_digest_words`, with the header in front and zeros behind."""
+    packed = np.empty((len(digest), 8), np.uint64)
+    low = _u64((1 << 40) - 1)
+    packed[:, 0] = _u64(_CID_HEADER << 8) | (digest[:, 0] >> _u64(56))
+    packed[:, 1] = (digest[:, 0] >> _u64(16)) & low
+    packed[:, 2] = ((digest[:, 0] << _u64(24)) & low) | (digest[:, 1] >> _u64(40))
+    packed[:, 3] = digest[:, 1] & low
+    packed[:, 4] = digest[:, 2] >> _u64(24)
+    packed[:, 5] = ((digest[:, 2] << _u64(16)) & low) | (digest[:, 3] >> _u64(48))
+    packed[:, 6] = (digest[:, 3] >> _u64(8)) & low
+    packed[:, 7] = (digest[:, 3] & _u64(0xFF)) << _u64(32)
+    return packed
 
 
 def encode_cids(digests: Bytes) -> Bytes:
     """(n, 32) digest bytes to (n, 59) characters."""
     text = np.empty((len(digests), CID_LENGTH), np.uint8)
     text[:, 0] = ord("b")
-    header = np.frombuffer(_CID_HEADER.to_bytes(4, "big"), np.uint8)
+    digest = np.ascontiguousarray(digests).view(">u8")
     for part in _blocks(len(digests)):
-        rows = part.stop - part.start
-        packed = np.zeros((rows, 40), np.uint8)
-        packed[:, :4] = header
-        packed[:, 4:36] = digests[part]
-        raw = np.zeros((rows, 8, 8), np.uint8)
-        raw[:, :, 3:] = packed.reshape(rows, 8, 5)
-        words = _unpack(raw.reshape(rows, 64).view(">u8").astype(np.uint64))
-        text[part, 1:] = _CID_CHARACTERS[words.view("<u2")].view(np.uint8)[:, :58]
+        words = _unpack(_packed_words(digest[part].astype(np.uint64)))
+        text[part, 1:] = _CID_CHARACTERS.take(words.view("<u2")).view(np.uint8)[:, :58]
     return text

@@ -29,7 +29,7 @@ EDIT: Final = "edit"
 _YEAR_1_US: Final = -62_135_596_800_000_000
 _YEAR_10000_US: Final = 253_402_300_800_000_000
 _CANONICAL_LENGTH: Final = 24
-_DAYS_IN_MONTH: Final = np.array([0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
+_DAYS_IN_MONTH: Final = np.array([0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int32)
 
 
 def lake_schema(table: str) -> pa.Schema:
@@ -51,19 +51,16 @@ def to_lake(table_name: str, decoded: pl.DataFrame | pa.Table) -> pa.Table:
     Columns that the writer's (older) schema did not have may be absent: they become null. Values must be valid UTF-8.
     """
     shape = contract(table_name)
-    frame = pl.from_arrow(decoded) if isinstance(decoded, pa.Table) else decoded
-    assert isinstance(frame, pl.DataFrame)
-    rows = frame.height
+    # One call for all columns: each crossing between the libraries costs tens of microseconds.
+    fields = decoded if isinstance(decoded, pa.Table) else decoded.to_arrow(compat_level=pl.CompatLevel.oldest())
+    have, rows = set(fields.column_names), fields.num_rows
     columns: dict[str, pa.Array] = {}
     for group in shape.groups:
         name = group.field.name
-        if name not in frame.columns:
-            columns.update({column: pa.nulls(rows, kind) for column, kind in group.columns})
-            continue
-        arrays = _columns_of(frame.get_column(name), group)
-        columns.update(zip((column for column, _ in group.columns), arrays, strict=True))
+        array = _one_chunk(fields.column(name)) if name in have else pa.nulls(rows)
+        columns.update(zip((column for column, _ in group.columns), _columns_of(array, group), strict=True))
     for name, kind in PROVENANCE:
-        columns[name] = _arrow(frame.get_column(name), kind)
+        columns[name] = _as(_one_chunk(fields.column(name)), kind)
     columns[ERASED] = pa.nulls(rows, pa.string())
     schema = lake_schema(table_name)
     return pa.table([columns[name] for name in schema.names], schema=schema)
@@ -104,13 +101,16 @@ def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _arrow(series: pl.Series, kind: pa.DataType) -> pa.Array:
-    array = _one_chunk(series.to_arrow(compat_level=pl.CompatLevel.oldest()))
+def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return array if array.type == kind else array.cast(kind)
 
 
+def _arrow(series: pl.Series, kind: pa.DataType) -> pa.Array:
+    return _as(_one_chunk(series.to_arrow(compat_level=pl.CompatLevel.oldest())), kind)
+
+
 def _bytes_of(texts: pa.Array) -> tuple[npt.NDArray[np.int64], base32.Bytes]:
-    """Offsets (n + 1) into the bytes of a large_string array without nulls, and the bytes."""
+    """Offsets (n + 1) into the bytes of a large_string array, and the bytes."""
     if len(texts) == 0:
         return np.zeros(1, np.int64), np.empty(0, np.uint8)
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
@@ -118,11 +118,19 @@ def _bytes_of(texts: pa.Array) -> tuple[npt.NDArray[np.int64], base32.Bytes]:
     return offsets - offsets[0], data[offsets[0] : offsets[-1]]
 
 
+def _present(array: pa.Array) -> Mask:
+    found: Mask = array.is_valid().to_numpy(zero_copy_only=False)
+    return found
+
+
 def _of_length(texts: pa.Array, length: int) -> tuple[Mask, base32.Bytes]:
-    """Which texts (no nulls) have exactly `length` bytes, and those texts' bytes, row by row."""
+    """Which texts have exactly `length` bytes, and those texts' bytes, row by row."""
     offsets, data = _bytes_of(texts)
     chosen = np.diff(offsets) == length
-    if not chosen.all():
+    if texts.null_count:
+        chosen &= _present(texts)
+    # Nulls take no bytes as a rule, so the chosen texts lie side by side unless there are others.
+    if len(data) != length * np.count_nonzero(chosen):
         _, data = _bytes_of(texts.filter(pa.array(chosen)))
     return chosen, data.reshape(-1, length)
 
@@ -145,7 +153,7 @@ def _scatter(chosen: Mask, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _fallback(texts: pa.Array, exact: Mask) -> pa.Array:
     """The texts of the rows that have no exact compact form; null elsewhere."""
-    if exact.all():
+    if np.count_nonzero(exact) == len(texts) - texts.null_count:
         return pa.nulls(len(texts), pa.string())
     return pc.if_else(pa.array(~exact), texts, pa.scalar(None, texts.type)).cast(pa.string())
 
@@ -162,20 +170,15 @@ def _numbers(values: npt.NDArray[np.int64], exact: Mask) -> pa.Array:
 # --- fields to lake columns -----------------------------------------------------------------------------------------
 
 
-def _columns_of(series: pl.Series, group: ColumnGroup) -> list[pa.Array]:
+def _columns_of(values: pa.Array, group: ColumnGroup) -> list[pa.Array]:
     """The lake columns of one Avro field."""
-    rows, missing = len(series), series.null_count()
     kinds = [kind for _, kind in group.columns]
-    if missing == rows:
-        return [pa.nulls(rows, kind) for kind in kinds]
+    if values.null_count == len(values):
+        return [pa.nulls(len(values), kind) for kind in kinds]
     convert = _TO_LAKE.get(group.field.kind)
     if convert is None:
-        return [_arrow(series, kinds[0])]
-    if missing == 0:
-        return convert(_arrow(series, pa.large_string()))
-    present = series.is_not_null().to_numpy()
-    places = pa.array(np.cumsum(present) - 1, mask=~present)
-    return [array.take(places) for array in convert(_arrow(series.drop_nulls(), pa.large_string()))]
+        return [_as(values, kinds[0])]
+    return convert(_as(values, pa.large_string()))
 
 
 def _tids(texts: pa.Array) -> tuple[npt.NDArray[np.int64], Mask]:
@@ -197,35 +200,44 @@ def _cid_to_lake(texts: pa.Array) -> list[pa.Array]:
 
 
 def _uri_to_lake(texts: pa.Array) -> list[pa.Array]:
-    """Splits `at://did/collection/tid`; any other text stays whole."""
+    if texts.null_count:
+        present = _present(texts)
+        places = pa.array(np.cumsum(present) - 1, mask=~present)
+        return [array.take(places) for array in _split_uris(texts.drop_null())]
+    return _split_uris(texts)
+
+
+def _split_uris(texts: pa.Array) -> list[pa.Array]:
+    """Splits `at://did/collection/tid` (no nulls); any other text stays whole."""
     offsets, data = _bytes_of(texts)
-    slashes = np.flatnonzero(data == ord("/"))
-    first = np.searchsorted(slashes, offsets)
-    # at: + / + / + did + / + collection + / + tid has four slashes; character positions are byte positions in ASCII.
-    well = np.diff(first) == 4
-    if len(data) and data.max() >= 0x80:
-        well &= pc.equal(pc.utf8_length(texts), pc.binary_length(texts)).to_numpy(zero_copy_only=False)
-    chosen = np.flatnonzero(well)
-    begin, end = offsets[:-1][chosen], offsets[1:][chosen]
-    at = (
-        slashes[first[:-1][chosen][:, None] + np.arange(4)] - begin[:, None]
-        if len(chosen)
-        else np.empty((0, 4), np.int64)
-    )
+    begin, end = offsets[:-1], offsets[1:]
+    chosen, at = _four_slashes(texts, offsets, data)
+    # at: + / + / + did + / + collection + / + tid
     valid = (at[:, 0] == 3) & (at[:, 1] == 4) & (at[:, 2] > 5) & (at[:, 3] > at[:, 2] + 1)
-    valid &= (end - begin - at[:, 3] - 1) == base32.TID_LENGTH
-    valid &= (data[begin] == ord("a")) & (data[begin + 1] == ord("t")) & (data[begin + 2] == ord(":"))
-    chosen, at, end = chosen[valid], at[valid], end[valid]
-    keys = data[(end - base32.TID_LENGTH)[:, None] + np.arange(base32.TID_LENGTH)]
-    numbers, exact_keys = base32.decode_tids(keys)
+    valid &= ((end - begin)[chosen] - at[:, 3] - 1) == base32.TID_LENGTH
+    chosen, at = chosen[valid], at[valid]
+    valid = (
+        (data[begin[chosen]] == ord("a"))
+        & (data[begin[chosen] + 1] == ord("t"))
+        & (data[begin[chosen] + 2] == ord(":"))
+    )
     exact = np.zeros(len(texts), np.bool_)
-    exact[chosen] = exact_keys
-    whole = exact.all()
-    picked = pl.Series("uri", texts if whole else texts.filter(pa.array(exact)))
+    if len(chosen):
+        keys = np.lib.stride_tricks.sliding_window_view(data, base32.TID_LENGTH)[end[chosen] - base32.TID_LENGTH]
+        numbers, exact_keys = base32.decode_tids(keys)
+        exact_keys &= valid
+        exact[chosen] = exact_keys
+    if not exact.any():
+        return [
+            *(pa.nulls(len(texts), kind) for kind in (pa.string(), pa.string(), pa.int64())),
+            texts.cast(pa.string()),
+        ]
     at = at[exact_keys]
+    whole = exact.all()
+    picked = texts if whole else texts.filter(pa.array(exact))
     pieces: list[pa.Array] = [
-        _arrow(picked.str.slice(5, pl.Series(at[:, 2] - 5)), pa.string()),
-        _arrow(picked.str.slice(pl.Series(at[:, 2] + 1), pl.Series(at[:, 3] - at[:, 2] - 1)), pa.string()),
+        _cut(picked, np.full(len(at), 5), at[:, 2] - 5),
+        _cut(picked, at[:, 2] + 1, at[:, 3] - at[:, 2] - 1),
         pa.array(numbers[exact_keys]),
     ]
     if not whole:
@@ -234,15 +246,45 @@ def _uri_to_lake(texts: pa.Array) -> list[pa.Array]:
     return [*pieces, _fallback(texts, exact)]
 
 
+def _cut(texts: pa.Array, begin: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> pa.Array:
+    """A piece of each ASCII text."""
+    if (length == length[0]).all():
+        offsets, data = _bytes_of(texts)
+        return _text_array(np.lib.stride_tricks.sliding_window_view(data, int(length[0]))[offsets[:-1] + begin])
+    return _arrow(pl.Series("text", texts).str.slice(pl.Series(begin), pl.Series(length)), pa.string())
+
+
+def _four_slashes(
+    texts: pa.Array, offsets: npt.NDArray[np.int64], data: base32.Bytes
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows whose text is ASCII with four slashes, and where those are, as (rows, 4) places within the text."""
+    slashes = np.flatnonzero(data == ord("/"))
+    rows = len(texts)
+    ascii_only = not len(data) or data.max() < 0x80
+    if len(slashes) == 4 * rows and ascii_only:
+        at = slashes.reshape(rows, 4)
+        if ((at[:, 0] >= offsets[:-1]) & (at[:, 3] < offsets[1:])).all():
+            return np.arange(rows), at - offsets[:-1, None]
+    first = np.searchsorted(slashes, offsets)
+    well = np.diff(first) == 4
+    if not ascii_only:
+        # Places are counted in bytes here and in characters where the text is cut.
+        well &= pc.equal(pc.utf8_length(texts), pc.binary_length(texts)).to_numpy(zero_copy_only=False)
+    chosen = np.flatnonzero(well)
+    if not len(chosen):
+        return chosen, np.empty((0, 4), np.int64)
+    return chosen, slashes[first[chosen][:, None] + np.arange(4)] - offsets[chosen][:, None]
+
+
 def _datetime_to_lake(texts: pa.Array) -> list[pa.Array]:
     chosen, characters = _of_length(texts, _CANONICAL_LENGTH)
     micros, valid = _parse_canonical(characters)
     micros, exact = _scatter(chosen, micros), _scatter(chosen, valid)
     text = _fallback(texts, exact)
     parsed = exact
-    if not exact.all():
+    if text.null_count < len(text):
         other = _parse_lenient(text)
-        found = other.is_valid().to_numpy(zero_copy_only=False)
+        found = _present(other)
         micros = np.where(found, np.asarray(other.fill_null(0)), micros)
         parsed = exact | found
     return [_numbers(micros, parsed).cast(TIMESTAMP), text]
@@ -250,17 +292,19 @@ def _datetime_to_lake(texts: pa.Array) -> list[pa.Array]:
 
 def _parse_canonical(characters: base32.Bytes) -> tuple[npt.NDArray[np.int64], Mask]:
     """`YYYY-MM-DDTHH:MM:SS.mmmZ` as microseconds, and which rows are exactly that."""
-    digits = characters - np.uint8(48)
+    # A column per character, so that every step below walks memory in order.
+    columns = np.ascontiguousarray(characters.T)
+    digits = (columns - np.uint8(48)).astype(np.int32)
     valid = np.ones(len(characters), np.bool_)
     for position, character in ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"), (19, "."), (23, "Z")):
-        valid &= characters[:, position] == ord(character)
+        valid &= columns[position] == ord(character)
 
-    def number(*positions: int) -> npt.NDArray[np.int64]:
+    def number(*positions: int) -> npt.NDArray[np.int32]:
         nonlocal valid
-        value = np.zeros(len(characters), np.int64)
+        value = np.zeros(len(characters), np.int32)
         for position in positions:
-            valid &= digits[:, position] < 10
-            value = value * 10 + digits[:, position]
+            valid &= digits[position] < 10
+            value = value * 10 + digits[position]
         return value
 
     year, month, day = number(0, 1, 2, 3), number(5, 6), number(8, 9)
@@ -274,8 +318,8 @@ def _parse_canonical(characters: base32.Bytes) -> tuple[npt.NDArray[np.int64], M
     shifted = year - (month <= 2)
     day_of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
     days = 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400 + day_of_year - 719_468
-    micros = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + milli * 1000
-    return micros, valid
+    milliseconds = ((hour * 60 + minute) * 60 + second) * 1000 + milli
+    return (days.astype(np.int64) * 86_400_000 + milliseconds) * 1000, valid
 
 
 def _parse_lenient(texts: pa.Array) -> pa.Array:
@@ -323,7 +367,7 @@ def _cid_from_lake(arrays: list[pa.Array]) -> pa.Array:
     encoded = _text_array(base32.encode_cids(np.asarray(raw, np.uint8).reshape(-1, 32) if len(present) else _NO_DIGEST))
     if len(present) == len(digests):
         return encoded
-    valid = digests.is_valid().to_numpy(zero_copy_only=False)
+    valid = _present(digests)
     positions = pa.array(np.cumsum(valid) - 1, mask=~valid)
     return pc.coalesce(encoded.take(positions), texts)
 
