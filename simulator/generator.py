@@ -42,7 +42,7 @@ _LIKE_TYPE, _POST_TYPE, _REPOST_TYPE, _FOLLOW_TYPE = (
 _AUTHOR_EXPONENT = 0.75
 _SUBJECT_EXPONENT = 0.82
 _POOL_STEP = 4  # of the very frequent likes only every fourth is remembered as a target of deletes
-_VIA_LIKES, _VIA_REPOSTS = 0.13, 0.22  # shares that came through somebody's repost
+_VIA_LIKES, _VIA_REPOSTS = 0.22, 0.45  # shares that came through somebody's repost
 
 
 class Generator:

@@ -138,7 +138,7 @@ class Population:
         for author, cid, key in zip(authors, random_cids(bulk, count), keys, strict=True):
             reference = strong_reference(cid, self.dids[author], b"app.bsky.feed.post", key)
             self.posts.append((reference, reference))
-        for author, cid, key in zip(authors[:1000], random_cids(bulk, 1000), keys[:1000], strict=False):
+        for author, cid, key in zip(authors, random_cids(bulk, count), keys, strict=True):
             self.reposts.append(strong_reference(cid, self.dids[author], b"app.bsky.feed.repost", key))
 
 

@@ -141,15 +141,15 @@ class RareEvents:
         population = self.population
         chance = self._draw.random()
         did = population.dids[slot.account]
-        if chance < 0.30:
+        if chance < 0.14:
             self.events.account(out, did, False, b"deleted", slot.when)
             population.replace_account(slot.account, random_dids(self._bulk, 1)[0])
-        elif chance < 0.55 and population.hidden:
+        elif chance < 0.30 and population.hidden:
             hidden = next(iter(population.hidden))
             del population.hidden[hidden]
             self.events.account(out, population.dids[hidden], True, None, slot.when)
-        elif chance < 0.80 and len(population.hidden) < len(population.dids) // 20:
-            status = "deactivated" if chance < 0.72 else "takendown" if chance < 0.77 else "suspended"
+        elif chance < 0.46 and len(population.hidden) < len(population.dids) // 20:
+            status = "deactivated" if chance < 0.40 else "takendown" if chance < 0.44 else "suspended"
             population.hidden[slot.account] = status
             self.events.account(out, did, False, status.encode(), slot.when)
         else:

@@ -81,7 +81,9 @@ class Running:
         text = urllib.parse.urlencode(query, doseq=True)
         return f"127.0.0.1:{self.service.port}{path}" + (f"?{text}" if text else "")
 
-    def get(self, path: str, headers: dict[str, str] | None = None, body: bytes | None = None, **query: Any) -> tuple[int, dict[str, str], bytes]:
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, body: bytes | None = None, **query: Any
+    ) -> tuple[int, dict[str, str], bytes]:
         request = urllib.request.Request("http://" + self.url(path, **query), data=body, headers=headers or {})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -103,7 +105,9 @@ class Running:
         return next(entry["fired"] for entry in entries if entry["name"] == name)
 
     def connect(self, path: str = V2, **query: Any) -> ClientConnection:
-        return connect("ws://" + self.url(path, **query), compression=None, max_size=2**25, open_timeout=10, ping_interval=None)
+        return connect(
+            "ws://" + self.url(path, **query), compression=None, max_size=2**25, open_timeout=10, ping_interval=None
+        )
 
     def read(self, count: int, path: str = V2, **query: Any) -> list[str | bytes]:
         with self.connect(path, **query) as client:
