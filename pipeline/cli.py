@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "simulator": ("pipeline.commands_run", "simulator", "a synthetic Jetstream network"),
     "broker": ("pipeline.commands_broker", "broker", "the embedded Kafka broker"),
     "topics": ("pipeline.commands_topics", "topics", "make the broker agree with schemas/topics"),
+    "lake": ("pipeline.commands_lake", "lake", "look at the lake, prove that it is whole"),
+    "replay": ("pipeline.commands_replay", "replay_command", "make hours anew from the topics"),
     "events": ("pipeline.commands_events", "events", "the source's frames, from topics or lake"),
     "cursor": ("pipeline.commands_cursor", "cursor", "where the producer resumes"),
     "dead-letters": ("pipeline.commands_dead_letters", "dead_letters", "what was set aside, and why"),

@@ -56,7 +56,7 @@ def events(
 
     rows: Iterator[Row]
     if origin == "topic":
-        rows = rows_of_topics(settings.kafka, wanted, services.schema_lookup(settings), on_bad, follow=follow)
+        rows = rows_of_topics(settings.kafka, wanted, services.lookup(settings), on_bad, follow=follow)
     else:
         manifest, store = services.open_lake(settings)
         rows = rows_of_lake(store, manifest.snapshot(), wanted)

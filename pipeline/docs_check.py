@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from pydantic import BaseModel
 
 from pipeline.cli import COMMANDS
-from pipeline.settings import PROFILES, Settings
-from pipeline.settings_tree import leaves
+from pipeline.settings import PROFILES, Settings, all_settings
+from pipeline.settings_tree import nested_model
 from schemas.telemetry import METRICS, SPANS
 from schemas.topics import TOPICS
 
@@ -41,7 +42,7 @@ def settings_page() -> str:
         "",
     ]
     section = None
-    for leaf in leaves(Settings):
+    for leaf in all_settings():
         group = leaf.path[0] if len(leaf.path) > 1 else "shared"
         if group != section:
             section = group
@@ -54,9 +55,11 @@ def settings_page() -> str:
 
 
 def _default(path: tuple[str, ...]) -> str:
-    model = Settings
+    model: type[BaseModel] = Settings
     for name in path[:-1]:
-        model = model.model_fields[name].annotation  # type: ignore[assignment]
+        nested = nested_model(model.model_fields[name].annotation)
+        assert nested is not None
+        model = nested
     field = model.model_fields[path[-1]]
     if field.is_required():
         return "(derived)"
@@ -145,7 +148,7 @@ def broken_mentions(path: Path, text: str) -> Iterator[str]:
     for command in _COMMAND.findall(text):
         if command not in COMMANDS:
             yield f"{where}: there is no command post-explorer {command}"
-    known = {leaf.environment for leaf in leaves(Settings)} | {"EXPLORER_CONFIG", "EXPLORER_PROFILE"}
+    known = {leaf.environment for leaf in all_settings()} | {"EXPLORER_CONFIG", "EXPLORER_PROFILE"}
     for variable in _VARIABLE.findall(text):
         if variable not in known and not variable.endswith("_"):
             yield f"{where}: there is no setting {variable}"

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.errors import SettingsError
 from pipeline.kafka import check_reachable, make_consumer, make_producer
+from pipeline.registry import SchemaRegistry, register_schemas, schema_lookup
 from pipeline.runtime import Report, Service
 from pipeline.settings import Settings
-from schemas.framing import Framing, SingleObjectFraming
+from schemas.framing import Framing, RegistryFraming, SingleObjectFraming
 
 if TYPE_CHECKING:
     from consumers.decode import SchemaLookup
@@ -25,18 +25,23 @@ Make = Callable[[Report], Service]
 
 
 def framing(settings: Settings) -> Framing:
-    """How values are framed: with registry ids when a registry is set, with schema fingerprints otherwise."""
+    """How values are framed: with registry ids when a registry is set, with schema fingerprints otherwise.
+
+    With a registry every released schema is registered first. Raises RegistryError, RegistryUnavailableError.
+    """
     if settings.schema_registry is None:
         return SingleObjectFraming()
-    raise SettingsError("no registry client in this release", "unset EXPLORER_SCHEMA_REGISTRY")
+    with SchemaRegistry(settings.schema_registry) as registry:
+        return RegistryFraming(register_schemas(registry))
 
 
-def schema_lookup(settings: Settings) -> SchemaLookup:
+def lookup(settings: Settings) -> SchemaLookup:
     """What finds the schema that a message names: released schemas, and the registry when one is set."""
     from consumers.decode import released_schemas
 
-    framing(settings)
-    return released_schemas
+    if settings.schema_registry is None:
+        return released_schemas
+    return schema_lookup(SchemaRegistry(settings.schema_registry))
 
 
 def open_lake(settings: Settings) -> tuple[Manifest, LakeStore]:
@@ -83,6 +88,8 @@ def writer(settings: Settings) -> Make:
             consumer_factory=partial(make_consumer, settings.kafka),
             producer_factory=partial(make_producer, settings.kafka),
             report=report,
+            framing=framing(settings),
+            schema_lookup=lookup(settings),
         )
 
     return make

@@ -22,7 +22,8 @@ from consumers.config import MaintenanceConfig, ReplayConfig, WriterConfig
 from pipeline.errors import SettingsError
 from pipeline.kafka import KafkaSettings
 from pipeline.logs import LogSettings
-from pipeline.settings_tree import Layer, Value, document_layer, environment_layer, leaves, resolve
+from pipeline.registry import RegistrySettings
+from pipeline.settings_tree import Layer, Leaf, Value, document_layer, environment_layer, leaves, resolve
 from pipeline.supervisor import SupervisorSettings
 from producers.config import ProducerSettings, SourceSettings
 from simulator.config import SimulatorSettings
@@ -31,6 +32,8 @@ CONFIG_VARIABLE = "EXPLORER_CONFIG"
 PROFILE_VARIABLE = "EXPLORER_PROFILE"
 # Names with a meaning outside the tree: where settings are, and who supervises.
 OUTSIDE_THE_TREE = frozenset({CONFIG_VARIABLE, PROFILE_VARIABLE, "EXPLORER_SUPERVISOR"})
+# Names that do not follow from the place in the tree.
+VARIABLES: dict[tuple[str, ...], str] = {("schema_registry", "url"): "EXPLORER_SCHEMA_REGISTRY"}
 CHOSEN = ("api.port", "simulator.port")
 PROFILES = ("live", "demo")
 
@@ -54,7 +57,7 @@ class Settings(BaseModel):
     state: Path = Field(Path(".local/live"), description="folder of everything this installation writes")
     lake: str = Field(description="folder of the Parquet files; <state>/lake unless set")
     manifest: str = Field(description="SQLite path or postgresql:// URL; <lake>/manifest.sqlite unless set")
-    schema_registry: str | None = Field(None, description="URL of a schema registry; without one, no registry is used")
+    schema_registry: RegistrySettings | None = None
     source: SourceSettings
     kafka: KafkaSettings
     broker: BrokerSettings
@@ -91,6 +94,11 @@ class Loaded:
         return next(value.origin for value in self.values if value.leaf.dotted == dotted)
 
 
+def all_settings() -> list[Leaf]:
+    """Every value that can be set, under the names of the design."""
+    return list(leaves(Settings, variables=VARIABLES))
+
+
 def load(environ: Mapping[str, str] | None = None, *, overrides: Mapping[str, Any] | None = None) -> Loaded:
     """Reads the environment and the TOML file it names, and builds the tree.
 
@@ -101,7 +109,7 @@ def load(environ: Mapping[str, str] | None = None, *, overrides: Mapping[str, An
     profile = environ.get(PROFILE_VARIABLE) or "live"
     if profile not in PROFILES:
         raise SettingsError(f"{PROFILE_VARIABLE}={profile!r} is not a profile", f"use one of {', '.join(PROFILES)}")
-    all_leaves = list(leaves(Settings))
+    all_leaves = all_settings()
     layers: list[Layer] = []
     config = environ.get(CONFIG_VARIABLE)
     if config:
@@ -110,7 +118,7 @@ def load(environ: Mapping[str, str] | None = None, *, overrides: Mapping[str, An
     given = {tuple(name.split(".")): value for name, value in (overrides or {}).items()}
     layers.append(Layer("command line", given))
     layers.insert(0, _derived(profile, layers))
-    settings, values = resolve(Settings, layers)
+    settings, values = resolve(Settings, layers, all_leaves)
     return Loaded(settings, profile, tuple(values))
 
 

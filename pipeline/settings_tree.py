@@ -12,7 +12,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -22,6 +22,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from pipeline.errors import SettingsError
 
 PREFIX = "EXPLORER_"
+NO_VARIABLES: Mapping[tuple[str, ...], str] = {}
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):([^/@\s]+)@")
 _MASK = "********"
 
@@ -35,11 +36,12 @@ class Leaf:
     path: tuple[str, ...]
     annotation: Any
     description: str
+    variable: str | None = None
 
     @property
     def environment(self) -> str:
-        """The environment variable of this value, `EXPLORER_` and the path in capitals."""
-        return PREFIX + "_".join(self.path).upper()
+        """The environment variable of this value: `EXPLORER_` and the path in capitals, unless it has a name of its own."""
+        return self.variable or PREFIX + "_".join(self.path).upper()
 
     @property
     def dotted(self) -> str:
@@ -75,15 +77,20 @@ class Layer:
     values: Mapping[tuple[str, ...], Any]
 
 
-def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Leaf]:
-    """Every settable value below `model`, in the order of declaration."""
+def leaves(
+    model: type[BaseModel], path: tuple[str, ...] = (), variables: Mapping[tuple[str, ...], str] = NO_VARIABLES
+) -> Iterator[Leaf]:
+    """Every settable value below `model`, in the order of declaration.
+
+    `variables` names the environment variable of values whose name does not follow from their path.
+    """
     for name, field in model.model_fields.items():
         here = (*path, name)
-        nested = _nested_model(field.annotation)
+        nested = nested_model(field.annotation)
         if nested is not None:
-            yield from leaves(nested, here)
+            yield from leaves(nested, here, variables)
         else:
-            yield Leaf(here, field.annotation, field.description or "")
+            yield Leaf(here, field.annotation, field.description or "", variables.get(here))
 
 
 def environment_layer(known: Mapping[str, Leaf], environ: Mapping[str, str], ignore: frozenset[str]) -> Layer:
@@ -129,8 +136,8 @@ def document_layer(model: type[BaseModel], document: Mapping[str, Any], origin: 
     return Layer(origin, values)
 
 
-def resolve(model: type[M], layers: list[Layer]) -> tuple[M, list[Value]]:
-    """Builds the tree from `layers`, later ones over earlier ones.
+def resolve(model: type[M], layers: list[Layer], known_leaves: Iterable[Leaf] | None = None) -> tuple[M, list[Value]]:
+    """Builds the tree from `layers`, later ones over earlier ones. A group that may be None is None when nothing sets it.
 
     Returns the validated model and every leaf with its origin. Raises SettingsError naming each wrong value, where
     it came from and what was expected.
@@ -145,7 +152,7 @@ def resolve(model: type[M], layers: list[Layer]) -> tuple[M, list[Value]]:
         for name in path[:-1]:
             node = node.setdefault(name, {})
         node[path[-1]] = value
-    known = {leaf.path: leaf for leaf in leaves(model)}
+    known = {leaf.path: leaf for leaf in (leaves(model) if known_leaves is None else known_leaves)}
     try:
         settings = model.model_validate(_with_empty_groups(model, tree))
     except ValidationError as error:
@@ -157,15 +164,16 @@ def resolve(model: type[M], layers: list[Layer]) -> tuple[M, list[Value]]:
     for path, leaf in known.items():
         node_value: Any = settings
         for name in path:
-            node_value = getattr(node_value, name)
+            node_value = None if node_value is None else getattr(node_value, name)
         values.append(Value(leaf, node_value, merged[path][1] if path in merged else "default"))
     return settings, values
 
 
 def _with_empty_groups(model: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
     for name, field in model.model_fields.items():
-        nested = _nested_model(field.annotation)
-        if nested is not None:
+        nested = nested_model(field.annotation)
+        optional = type(None) in get_args(field.annotation)
+        if nested is not None and (name in tree or not optional):
             tree[name] = _with_empty_groups(nested, tree.get(name, {}))
     return tree
 
@@ -198,7 +206,8 @@ def _from_text(leaf: Leaf, text: str, name: str) -> Any:
     return text
 
 
-def _nested_model(annotation: Any) -> type[BaseModel] | None:
+def nested_model(annotation: Any) -> type[BaseModel] | None:
+    """The settings model that a field holds (also when it may be None), or None for a plain value."""
     for kind in _classes(annotation):
         if issubclass(kind, BaseModel):
             return kind

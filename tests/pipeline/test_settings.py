@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from pipeline.errors import SettingsError
-from pipeline.settings import Settings, load
+from pipeline.settings import all_settings, load
 from pipeline.settings_tree import Layer, environment_layer, leaves, resolve
 
 
@@ -35,13 +35,13 @@ KNOWN = {leaf.environment: leaf for leaf in leaves(Outer)}
 
 
 def test_every_setting_has_one_environment_name_and_a_meaning() -> None:
-    found = list(leaves(Settings))
+    found = all_settings()
     assert len({leaf.environment for leaf in found}) == len(found)
     assert [leaf.dotted for leaf in found if not leaf.description.strip()] == []
 
 
 def test_shared_names_of_the_design_exist() -> None:
-    names = {leaf.environment for leaf in leaves(Settings)}
+    names = {leaf.environment for leaf in all_settings()}
     shared = """EXPLORER_SOURCE_HOSTS EXPLORER_SOURCE_PROTOCOL EXPLORER_KAFKA_BOOTSTRAP EXPLORER_SCHEMA_REGISTRY
         EXPLORER_LAKE EXPLORER_MANIFEST EXPLORER_API_HOST EXPLORER_API_PORT"""
     assert set(shared.split()) <= names
@@ -65,6 +65,18 @@ def test_command_line_is_the_strongest_layer() -> None:
 def test_lists_are_split_at_commas() -> None:
     loaded = load({"EXPLORER_SOURCE_HOSTS": "wss://one.example, ws://two.example:6008"})
     assert loaded.settings.source.hosts == ("wss://one.example", "ws://two.example:6008")
+
+
+def test_a_group_that_may_be_absent_is_absent_until_something_sets_it() -> None:
+    assert load({}).settings.schema_registry is None
+    loaded = load(
+        {"EXPLORER_SCHEMA_REGISTRY": "http://registry.example:8081", "EXPLORER_SCHEMA_REGISTRY_PASSWORD": "x"}
+    )
+    assert loaded.settings.schema_registry is not None
+    assert loaded.settings.schema_registry.url == "http://registry.example:8081"
+    assert loaded.origin("schema_registry.url") == "environment"
+    with pytest.raises(SettingsError, match=r"schema_registry\.url.*Field required|EXPLORER_SCHEMA_REGISTRY"):
+        load({"EXPLORER_SCHEMA_REGISTRY_USERNAME": "me"})
 
 
 def test_manifest_follows_the_lake_and_the_lake_follows_the_state() -> None:
