@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "events": ("pipeline.commands_events", "events", "the source's frames, from topics or lake"),
     "cursor": ("pipeline.commands_cursor", "cursor", "where the producer resumes"),
     "dead-letters": ("pipeline.commands_dead_letters", "dead_letters", "what was set aside, and why"),
+    "keys": ("pipeline.commands_keys", "keys", "who may use the API"),
     "doctor": ("pipeline.commands_doctor", "doctor", "is everything well, and what to do if not"),
     "cost": ("pipeline.commands_cost", "cost", "what keeping the data costs a month"),
     "bench": ("pipeline.commands_bench", "bench", "run the benchmarks"),

@@ -75,14 +75,25 @@ def writer() -> None:
 
 
 @click.command()
-def maintain() -> None:
+@click.option("--once", is_flag=True, help="One run, then end.")
+def maintain(once: bool) -> None:
     """Roll closed hours, erase what was deleted, remove retired files, until SIGTERM or Ctrl-C.
 
     \b
     Example:
-      EXPLORER_LAKE=/srv/lake post-explorer maintain
+      EXPLORER_LAKE=/srv/lake post-explorer maintain --once
     """
     settings = load().settings
+    if once:
+        import threading
+
+        from pipeline import logs
+
+        logs.configure("maintain", settings.log)
+        found: dict[str, object] = {}
+        services.maintenance(settings, found.update).run_once(threading.Event())
+        click.echo(", ".join(f"{name} {value}" for name, value in found.items() if name != "last_run"))
+        return
     _run("maintain", settings, services.maintain(settings))
 
 

@@ -18,6 +18,7 @@ from schemas.framing import Framing, RegistryFraming, SingleObjectFraming
 
 if TYPE_CHECKING:
     from consumers.decode import SchemaLookup
+    from consumers.maintenance import MaintenanceService
     from lake.manifest import Manifest
     from lake.store import LakeStore
 
@@ -95,19 +96,19 @@ def writer(settings: Settings) -> Make:
     return make
 
 
+def maintenance(settings: Settings, report: Report) -> MaintenanceService:
+    """The maintenance service itself, for one run or for many. Makes the manifest if there is none."""
+    from consumers.maintenance import MaintenanceService
+    from lake.manifest import open_manifest
+    from lake.store import LakeStore
+
+    manifest = open_manifest(settings.manifest, create=True)
+    return MaintenanceService(settings.maintain, manifest, LakeStore(settings.lake), report)
+
+
 def maintain(settings: Settings) -> Make:
     """Rolling, erasure, retention, clean-up."""
-
-    def make(report: Report) -> Service:
-        from consumers.maintenance import MaintenanceService
-        from lake.manifest import open_manifest
-        from lake.store import LakeStore
-
-        return MaintenanceService(
-            settings.maintain, open_manifest(settings.manifest, create=True), LakeStore(settings.lake), report
-        )
-
-    return make
+    return partial(maintenance, settings)
 
 
 def simulator(settings: Settings) -> Make:
