@@ -90,14 +90,13 @@ class Connection:
             if self._protocol.state is State.OPEN:
                 self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
                 self._send_pending()
-            while self._protocol.state is not State.CLOSED and (left := deadline - time.monotonic()) > 0:
+            # Once both close frames are exchanged nothing more can come; the server's side of TCP may end when it likes.
+            while self._protocol.close_rcvd is None and (left := deadline - time.monotonic()) > 0:
                 data = self._receive(left)
                 if not data:
                     break
                 self._reader.feed(data)
                 self._send_pending()
-                if self._protocol.close_rcvd is not None:
-                    break
         except (OSError, ConnectionEndedError, ValueError):
             pass
         finally:

@@ -1,4 +1,4 @@
-"""What the producer's tests share: a simulator in a thread, a producer in a thread, and the topics as sets of identities."""
+"""What the producer's tests share: services in threads, and the topics as sets of identities."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline.kafka import KafkaSettings, make_admin, make_consumer, make_producer
 from pipeline.topics import apply_topics
 from producers.config import ProducerSettings, SourceSettings
-from producers.publisher import StoredRecord, read_to_end
+from producers.publisher import read_to_end
 from producers.service import ProducerService
 from schemas.avro_schemas import schema_by_fingerprint
 from schemas.bodies import DeadLetter, Gap, decode_body
 from schemas.framing import SingleObjectFraming, split
-from schemas.identity import Identity, commit_identity, relay_identity, row_identity, sync_identity
+from schemas.identity import Identity, row_identity
 from schemas.topics import CURSOR, DEAD_LETTER, GAP, TOPICS
-from simulator.config import SimulatorSettings
-from simulator.ledger import Ledger, LedgerEvent
-from simulator.service import SimulatorService
 
 WAIT_SECONDS = 60.0
 
@@ -80,44 +76,6 @@ def running(service: Any) -> Iterator[Running]:
     thread.join()
 
 
-class Source:
-    """A simulator with a log of its own."""
-
-    def __init__(self, data_dir: Path, **settings: Any) -> None:
-        values: dict[str, Any] = {"port": 0, "history_hours": 0.0, "rate": 2000.0, "accounts": 500, **settings}
-        self.settings = SimulatorSettings(data_dir=data_dir, **values)
-        self.service = SimulatorService(self.settings, lambda report: None)
-        self.ledger = Ledger(data_dir)
-
-    @contextmanager
-    def serve(self) -> Iterator[str]:
-        """The simulator running; gives its URL."""
-        with running(self.service) as thread:
-            wait_for(lambda: self.service.listening.is_set() or thread.ended, "the simulator")
-            if thread.error is not None:
-                raise thread.error
-            yield f"ws://127.0.0.1:{self.service.port}"
-
-    def identities(self, *, wire: str = "v2") -> set[Identity]:
-        """What a complete capture over `wire` must hold."""
-        return {
-            event_identity(event)
-            for event in self.ledger.events()
-            if wire == "v2" or (event.kind != "sync" and not event.resync)
-        }
-
-
-def event_identity(event: LedgerEvent) -> Identity:
-    """The identity of an event of the ledger."""
-    if event.kind == "commit":
-        return commit_identity(
-            event.did, event.collection or "", event.rkey or "", event.rev or "", event.operation or ""
-        )
-    if event.kind == "sync":
-        return sync_identity(event.did, event.record["rev"])
-    return relay_identity(event.kind, event.did, event.record.get("seq"), event.record.get("time"))
-
-
 def _end(consumer: Consumer, partition: TopicPartition) -> int:
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -130,12 +88,17 @@ def _end(consumer: Consumer, partition: TopicPartition) -> int:
             time.sleep(0.1)
 
 
+_PREPARED: set[str] = set()
+
+
 class Broker:
     """The topics as a test sees them: only what was written since the test began."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
-        apply_topics(make_admin(settings))
+        if settings.bootstrap not in _PREPARED:
+            apply_topics(make_admin(settings))
+            _PREPARED.add(settings.bootstrap)
         self._start = self._ends()
         self._clear_cursors()
 
@@ -156,29 +119,36 @@ class Broker:
         )
         return service, reports
 
-    def records(self, topic: str) -> list[StoredRecord]:
-        """What was written to a topic since the test began."""
-        return [
-            record
-            for record in read_to_end(partial(make_consumer, self.settings), topic, 30.0)
-            if record.offset >= self._start.get((topic, record.partition), 0)
-        ]
+    def records(self, *topics: str) -> list[tuple[str, bytes | None, bytes]]:
+        """Topic, key and value of what was written since the test began, tombstones left out."""
+        consumer = make_consumer(self.settings, "test-reader", enable_partition_eof=True)
+        unread = {place for place in self._start if place[0] in topics}
+        found = []
+        try:
+            consumer.assign([TopicPartition(*place, self._start[place]) for place in unread])
+            while unread:
+                for message in consumer.consume(1000, timeout=0.1):
+                    error = message.error()
+                    if error is not None:
+                        assert error.code() == KafkaError._PARTITION_EOF, error
+                        unread.discard((message.topic(), message.partition()))
+                    elif message.value() is not None:
+                        found.append((message.topic(), message.key(), message.value()))
+        finally:
+            consumer.close()
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """Every event in the topics, decoded."""
         rows = []
-        for topic in TOPICS.values():
-            if topic.table is None:
-                continue
-            for record in self.records(topic.name):
-                assert record.value is not None
-                reference, body = split(record.value)
-                schema = schema_by_fingerprint(reference.value)
-                assert schema is not None
-                assert schema.name == topic.schema
-                row = decode_body(schema, body)
-                assert record.key == row["did"].encode()
-                rows.append(row)
+        for name, key, value in self.records(*(topic.name for topic in TOPICS.values() if topic.table is not None)):
+            reference, body = split(value)
+            schema = schema_by_fingerprint(reference.value)
+            assert schema is not None
+            assert schema.name == TOPICS[name].schema
+            row = decode_body(schema, body)
+            assert key == row["did"].encode()
+            rows.append(row)
         return rows
 
     def identities(self) -> set[Identity]:
@@ -187,11 +157,11 @@ class Broker:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Everything set aside since the test began."""
-        return [DeadLetter.decode(split(record.value or b"")[1]) for record in self.records(DEAD_LETTER)]
+        return [DeadLetter.decode(split(value)[1]) for _, _, value in self.records(DEAD_LETTER)]
 
     def gaps(self) -> list[Gap]:
         """Every gap recorded since the test began."""
-        return [Gap.decode(split(record.value or b"")[1]) for record in self.records(GAP)]
+        return [Gap.decode(split(value)[1]) for _, _, value in self.records(GAP)]
 
     def _ends(self) -> dict[tuple[str, int], int]:
         consumer: Consumer = make_consumer(self.settings, "ends")
@@ -205,7 +175,11 @@ class Broker:
             consumer.close()
 
     def _clear_cursors(self) -> None:
-        producer = make_producer(self.settings)
-        for record in read_to_end(partial(make_consumer, self.settings), CURSOR, 30.0):
-            producer.produce(CURSOR, key=record.key, value=None)
+        latest = {
+            record.key: record.value for record in read_to_end(partial(make_consumer, self.settings), CURSOR, 30.0)
+        }
+        producer = make_producer(self.settings, linger_ms=0)
+        for key, value in latest.items():
+            if value is not None:
+                producer.produce(CURSOR, key=key, value=None)
         producer.flush(10)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.kafka import KafkaSettings
-from tests.producers.harness import Broker, Source, running, wait_for
+from tests.producers.harness import Broker, running, wait_for
+from tests.producers.source import Source
 
 EVENTS = 3000
 
