@@ -37,6 +37,7 @@ _DENIED = frozenset(
         KafkaError._AUTHENTICATION,
     }
 )
+_FATAL = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, *_DENIED})
 
 
 class PartitionOwner(Protocol):
@@ -213,11 +214,16 @@ class GroupConsumer:
             if partition in self._assigned:
                 target = _to_kafka([partition])[0]
                 low, high = self._call(lambda: self._consumer.get_watermark_offsets(target, timeout=10.0))
-                target.offset = self._owner.unreadable(partition, low, high)
-                self._call(lambda: self._consumer.seek(target))
+                offset = self._owner.unreadable(partition, low, high)
+                # Not a seek: a fetch that was under way when the error came would make it fail.
+                self._consumer.incremental_unassign([target])
+                target.offset = offset
+                self._consumer.incremental_assign([target])
+                if self._paused:
+                    self._consumer.pause([target])
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             raise Rejoin("the loop did not turn within the poll interval")
-        elif error.fatal() or code in _DENIED:
+        elif error.fatal() or code in _FATAL:
             raise _unusable(error)
         elif error.str() not in self._complained:
             self._complained.add(error.str())
@@ -225,14 +231,14 @@ class GroupConsumer:
 
 
 def _unusable(error: KafkaError) -> Exception:
-    if error.code() == KafkaError.FENCED_INSTANCE_ID:
+    if error.code() == KafkaError.FENCED_INSTANCE_ID or "group.instance.id" in error.str():
         return BrokerUnusable(
             "another writer joined the group under the same instance id",
             "Give every running writer its own EXPLORER_WRITER_INSTANCE_ID, or stop the other one.",
         )
     if error.code() in _DENIED:
         return BrokerUnusable(f"the broker denies access: {error.str()}", "Check the Kafka credentials and ACLs.")
-    if error.fatal():
+    if error.fatal() or error.code() in _FATAL:
         return BrokerUnusable(f"the Kafka client gave up: {error.str()}", "Start the writer again.")
     return Rejoin(error.str())
 
@@ -292,15 +298,6 @@ class RangeReader:
             }
         except KafkaException as error:
             raise _refused(error) from error
-
-    def at_time(self, time_us: int, partitions: Collection[int]) -> dict[int, int | None]:
-        """The first offset of each partition whose message is not older than `time_us`; None when there is none."""
-        asked = [confluent_kafka.TopicPartition(self._topic, partition, time_us // 1000) for partition in partitions]
-        try:
-            found = self._consumer.offsets_for_times(asked, timeout=30.0) if asked else []
-        except KafkaException as error:
-            raise _refused(error) from error
-        return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in found}
 
     def read(
         self, ranges: Mapping[int, tuple[int, int]], max_messages: int, idle_seconds: float

@@ -11,8 +11,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -28,13 +28,16 @@ from consumers.maintenance import LOCK
 from consumers.tally import DeadLetterTally
 from lake.convert import ERASED, from_lake_columns, lake_schema, to_lake
 from lake.errors import CommitRefused, LockHeld
-from lake.manifest import HOUR_US, Manifest, TopicPartition
+from lake.manifest import HOUR_US, Manifest, TopicPartition, hour_of
 from lake.replay import Range, Replaced, ReplayPlan, Staging, plan_replay
 from lake.replay import replace as swap_in
 from lake.roll import change_id
 from lake.steps import Hook, no_hook
 from lake.store import LakeStore
-from schemas.topics import TABLE_TOPICS, TOPICS
+from schemas.bodies import DeadLetter
+from schemas.errors import BadRecord
+from schemas.framing import split
+from schemas.topics import DEAD_LETTER, TABLE_TOPICS, TOPICS
 
 log = logging.getLogger("explorer.consumers")
 
@@ -43,6 +46,8 @@ Progress = Callable[[str, int, int], None]
 """`progress(step, done, total)`; step is "read" (messages, or hours with source "lake") or "build" (hours)."""
 
 _SWAP_ATTEMPTS = 5
+_DEAD_LETTERS_AT_ONCE = 5_000
+_DEAD_LETTERS_IDLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,13 @@ def look(manifest: Manifest, consumer_factory: ConsumerFactory, request: Request
         partitions = range(TOPICS[topic].partitions)
         available = reader.available(partitions)
         if request.offsets is None:
-            ranges = _with_unfiled(manifest, reader, plan, request)
-            hours = {*plan.hours, *_hours(request.start_us, request.end_us)}
+            failed = _with_dead_letters(manifest, topic, request)
+            ranges = _widened(manifest, consumer_factory, plan, failed) if failed else plan.ranges
+            hours = {*plan.hours, *failed}
         else:
             ranges = tuple(Range(partition, *bounds) for partition, bounds in sorted(request.offsets.items()))
             hours = set(plan.hours)
-    if not ranges:
+    if not ranges or not hours:
         raise ReplayRefused(
             f"the lake has nothing of {request.table} in that time", "Look at `post-explorer lake report`."
         )
@@ -183,20 +189,36 @@ def _hours(start_us: int, end_us: int) -> range:
     return range(start_us - start_us % HOUR_US, end_us, HOUR_US)
 
 
-def _with_unfiled(manifest: Manifest, reader: RangeReader, plan: ReplayPlan, request: Request) -> tuple[Range, ...]:
-    """The plan's ranges, widened by messages of that time that gave no row (all of them dead letters, say)."""
+def _with_dead_letters(manifest: Manifest, topic: str, request: Request) -> list[int]:
     hours = _hours(request.start_us, request.end_us)
-    partitions = range(TOPICS[plan.topic].partitions)
-    begin, end = reader.at_time(hours.start, partitions), reader.at_time(hours[-1] + HOUR_US, partitions)
+    totals = manifest.reconciliation(hours.start, hours[-1] + HOUR_US)
+    return [total.hour_us for total in totals if total.topic == topic and total.dead_letters]
+
+
+def _widened(
+    manifest: Manifest, consumer_factory: ConsumerFactory, plan: ReplayPlan, failed: list[int]
+) -> tuple[Range, ...]:
+    """The plan's ranges and the messages of the hours in `failed` that became dead letters, which tell their offsets."""
     reached = manifest.snapshot(plan.version).positions([plan.topic])
     bounds = {part.partition: (part.first, part.end) for part in plan.ranges}
-    for partition in partitions:
-        first, limit = begin[partition], reached.get(TopicPartition(plan.topic, partition), 0)
-        last = limit if end[partition] is None else min(limit, end[partition] or 0)
-        if first is not None and first < last:
-            known = bounds.get(partition, (first, last))
-            bounds[partition] = (min(first, known[0]), max(last, known[1]))
+    for letter in _dead_letters(consumer_factory):
+        if letter.topic != plan.topic or letter.partition is None or letter.offset is None or letter.time_us is None:
+            continue
+        known = reached.get(TopicPartition(plan.topic, letter.partition), 0)
+        if hour_of(letter.time_us) in failed and letter.offset < known:
+            first, end = bounds.get(letter.partition, (letter.offset, letter.offset))
+            bounds[letter.partition] = (min(first, letter.offset), max(end, letter.offset + 1))
     return tuple(Range(partition, *bounds[partition]) for partition in sorted(bounds))
+
+
+def _dead_letters(consumer_factory: ConsumerFactory) -> Iterator[DeadLetter]:
+    """The dead letters that the broker has; unreadable ones are passed over."""
+    with closing(RangeReader(consumer_factory, DEAD_LETTER)) as reader:
+        ranges = reader.available(range(TOPICS[DEAD_LETTER].partitions))
+        for records in reader.read(ranges, _DEAD_LETTERS_AT_ONCE, _DEAD_LETTERS_IDLE_SECONDS):
+            for value in records.values:
+                with suppress(BadRecord):
+                    yield DeadLetter.decode(split(value or b"")[1])
 
 
 def _is_lost(manifest: Manifest, plan: ReplayPlan, hour_us: int, available: Mapping[int, tuple[int, int]]) -> bool:

@@ -38,6 +38,10 @@ log = logging.getLogger("explorer.consumers")
 tracer = trace.get_tracer("explorer.consumers")
 
 
+_MOST_CHANGES = 1_000
+"""After more versions than this by others the identities are read again rather than the list of changes."""
+
+
 class Writer:
     """Implements `consumers.kafka.PartitionOwner`. Used from one thread; made afresh for every membership."""
 
@@ -72,6 +76,7 @@ class Writer:
         self._batch = Batch()
         self._prepared: Prepared | None = None
         self._deadline: Deadline | None = None
+        self._seen_version = 0
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self.committed: Callable[[Mapping[TopicPartition, int]], None] = lambda offsets: None
         """Called with the next offsets after each commit; for the lag metric."""
@@ -213,11 +218,22 @@ class Writer:
 
     def _prepare(self) -> Prepared:
         batch = self._batch
+        self._notice_replays()
         read = read_batch(batch, self._lookup)
         self._judge(len(batch), read.bad)
         prepared = prepare(self._name, batch, read, self._positions, self._window)
         self._batch = Batch()
         return prepared
+
+    def _notice_replays(self) -> None:
+        """A replay may have added events that were lost before: the identities in memory are not all any more."""
+        news = self._manifest.versions(limit=1)
+        newest = news[0].version if news else 0
+        if newest > self._seen_version:
+            changes = self._manifest.versions(limit=min(newest - self._seen_version, _MOST_CHANGES))
+            if len(changes) == _MOST_CHANGES or any(change.reason == "replay" for change in changes):
+                self._window.forget()
+            self._seen_version = newest
 
     def _judge(self, messages: int, bad: list[BadMessage]) -> None:
         """Stop before the commit when so much cannot be read that the fault is probably ours."""
