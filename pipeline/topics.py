@@ -119,13 +119,18 @@ def read_topics(admin: AdminClient, names: Collection[str] | None = None) -> dic
         }
         resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in wanted]
         answers = admin.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_SECONDS) if resources else {}
-        return {
-            resource.name: TopicState(
-                wanted[resource.name],
-                {name: entry.value for name, entry in future.result(REQUEST_TIMEOUT_SECONDS).items()},
+        states: dict[str, TopicState] = {}
+        for resource, future in answers.items():
+            try:
+                entries = future.result(REQUEST_TIMEOUT_SECONDS)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                continue  # deleted since the list was made
+            states[resource.name] = TopicState(
+                wanted[resource.name], {name: entry.value for name, entry in entries.items()}
             )
-            for resource, future in answers.items()
-        }
+        return states
     except KafkaException as error:
         raise _refused("read the topics", error) from error
 

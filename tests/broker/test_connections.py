@@ -130,7 +130,7 @@ def test_the_same_cluster_answers_through_every_fitting_listener(secured: Secure
 
 def misfit(settings: KafkaSettings) -> KafkaUnreachableError:
     with pytest.raises(KafkaUnreachableError) as caught:
-        check_reachable(settings, timeout=10)
+        check_reachable(settings, timeout=5)
     assert settings.bootstrap in caught.value.message
     assert PASSWORD not in str(caught.value)
     return caught.value
