@@ -6,6 +6,7 @@ imported inside, so that a process loads its own room only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -79,18 +80,21 @@ def writer(settings: Settings) -> Make:
     def make(report: Report) -> Service:
         from consumers.service import WriterService
         from lake.manifest import open_manifest
+        from lake.steps import hook_from_environment
         from lake.store import LakeStore
 
         check_reachable(settings.kafka)
+        hook = hook_from_environment(os.environ)
         return WriterService(
             settings.writer,
-            open_manifest(settings.manifest, create=True),
+            open_manifest(settings.manifest, create=True, hook=hook),
             LakeStore(settings.lake),
             consumer_factory=partial(make_consumer, settings.kafka),
             producer_factory=partial(make_producer, settings.kafka),
             report=report,
             framing=framing(settings),
             schema_lookup=lookup(settings),
+            hook=hook,
         )
 
     return make
@@ -100,10 +104,12 @@ def maintenance(settings: Settings, report: Report) -> MaintenanceService:
     """The maintenance service itself, for one run or for many. Makes the manifest if there is none."""
     from consumers.maintenance import MaintenanceService
     from lake.manifest import open_manifest
+    from lake.steps import hook_from_environment
     from lake.store import LakeStore
 
-    manifest = open_manifest(settings.manifest, create=True)
-    return MaintenanceService(settings.maintain, manifest, LakeStore(settings.lake), report)
+    hook = hook_from_environment(os.environ)
+    manifest = open_manifest(settings.manifest, create=True, hook=hook)
+    return MaintenanceService(settings.maintain, manifest, LakeStore(settings.lake), report, hook=hook)
 
 
 def maintain(settings: Settings) -> Make:

@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.config import ApiSettings
 from consumers.config import MaintenanceConfig, ReplayConfig, WriterConfig
+from lake.steps import CRASHPOINT_VARIABLE
 from pipeline.errors import SettingsError
 from pipeline.kafka import KafkaSettings
 from pipeline.logs import LogSettings
 from pipeline.registry import RegistrySettings
+from pipeline.runtime import SUPERVISOR_VARIABLE
 from pipeline.settings_tree import Layer, Leaf, Value, document_layer, environment_layer, leaves, resolve
 from pipeline.supervisor import SupervisorSettings
 from producers.config import ProducerSettings, SourceSettings
@@ -30,8 +32,8 @@ from simulator.config import SimulatorSettings
 
 CONFIG_VARIABLE = "EXPLORER_CONFIG"
 PROFILE_VARIABLE = "EXPLORER_PROFILE"
-# Names with a meaning outside the tree: where settings are, and who supervises.
-OUTSIDE_THE_TREE = frozenset({CONFIG_VARIABLE, PROFILE_VARIABLE, "EXPLORER_SUPERVISOR"})
+# Names with a meaning outside the tree: where settings are, who supervises, where tests let a process die.
+OUTSIDE_THE_TREE = frozenset({CONFIG_VARIABLE, PROFILE_VARIABLE, SUPERVISOR_VARIABLE, CRASHPOINT_VARIABLE})
 # Names that do not follow from the place in the tree.
 VARIABLES: dict[tuple[str, ...], str] = {("schema_registry", "url"): "EXPLORER_SCHEMA_REGISTRY"}
 CHOSEN = ("api.port", "simulator.port")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from pipeline.errors import SettingsError
-from pipeline.settings import all_settings, load
-from pipeline.settings_tree import Layer, environment_layer, leaves, resolve
+from pipeline.settings import Settings, all_settings, load
+from pipeline.settings_tree import Layer, environment_layer, leaves, nested_model, resolve
 
 
 class Inner(BaseModel):
@@ -38,6 +38,24 @@ def test_every_setting_has_one_environment_name_and_a_meaning() -> None:
     found = all_settings()
     assert len({leaf.environment for leaf in found}) == len(found)
     assert [leaf.dotted for leaf in found if not leaf.description.strip()] == []
+
+
+def test_every_number_has_a_lower_bound() -> None:
+    """A wait, buffer or retry without one could be set to what means "for ever" or "none" by accident."""
+    unbounded = []
+    for leaf in all_settings():
+        model: type[BaseModel] = Settings
+        for name in leaf.path[:-1]:
+            model = nested_model(model.model_fields[name].annotation) or model
+        schema = model.model_json_schema()["properties"][leaf.path[-1]]
+        choices = schema.get("anyOf", [schema])
+        numbers = [choice for choice in choices if choice.get("type") in ("integer", "number")]
+        unbounded += [
+            leaf.environment
+            for choice in numbers
+            if not {"minimum", "exclusiveMinimum"} & (choice.keys() | schema.keys())
+        ]
+    assert unbounded == []
 
 
 def test_shared_names_of_the_design_exist() -> None:
