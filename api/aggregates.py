@@ -203,8 +203,8 @@ _SCALARS: Final = {
     Group.OPERATION: "operation",
     Group.REPLY: "reply_parent_did IS NOT NULL OR reply_parent_uri_text IS NOT NULL",
     Group.QUOTE: "quote_did IS NOT NULL OR quote_uri_text IS NOT NULL",
-    Group.REPLY_TO_AUTHOR: "coalesce(reply_parent_did, split_part(reply_parent_uri_text, '/', 3))",
-    Group.QUOTED_AUTHOR: "coalesce(quote_did, split_part(quote_uri_text, '/', 3))",
+    Group.REPLY_TO_AUTHOR: "coalesce(reply_parent_did, string_split(reply_parent_uri_text, '/')[3])",
+    Group.QUOTED_AUTHOR: "coalesce(quote_did, string_split(quote_uri_text, '/')[3])",
     Group.HOUR_OF_DAY: "hour(r.{clock})",
     Group.WEEKDAY: "isodow(r.{clock})",
 }

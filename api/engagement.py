@@ -41,14 +41,14 @@ def subject_columns(stem: str) -> str:
     """The key of the record that an at-uri names, as columns did, rkey_tid, rkey_text."""
     uri = f"{stem}_uri_text"
     return (
-        f"coalesce({stem}_did, split_part({uri}, '/', 3)) AS did, {stem}_rkey_tid AS rkey_tid,"
-        f" CASE WHEN {stem}_did IS NULL THEN split_part({uri}, '/', 5) END AS rkey_text"
+        f"coalesce({stem}_did, string_split({uri}, '/')[3]) AS did, {stem}_rkey_tid AS rkey_tid,"
+        f" CASE WHEN {stem}_did IS NULL THEN string_split({uri}, '/')[5] END AS rkey_text"
     )
 
 
 def is_post_subject(stem: str) -> str:
     """That an at-uri names a post."""
-    return f"coalesce({stem}_collection, split_part({stem}_uri_text, '/', 4)) = '{POST}'"
+    return f"coalesce({stem}_collection, string_split({stem}_uri_text, '/')[4]) = '{POST}'"
 
 
 def candidates(session: Session, lake: Lake, plan: Scan, source: Source) -> pa.Table:

@@ -106,8 +106,8 @@ def _list(description: str) -> Any:
     return Field(default=(), max_length=MAX_VALUES, description=description)
 
 
-class TimeRange(BaseModel):
-    """A range of time on one of two clocks: start inclusive, end exclusive."""
+class ArrivalRange(BaseModel):
+    """A range of time of arrival: start inclusive, end exclusive."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -116,16 +116,21 @@ class TimeRange(BaseModel):
         description="Earliest time, inclusive: date, date and time (UTC unless it has an offset), or an age such as `7d`.",
     )
     end: Moment | None = Field(None, description="Latest time, exclusive; a plain date is its midnight.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ArrivalRange:
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError("start must be earlier than end")
+        return self
+
+
+class TimeRange(ArrivalRange):
+    """A range of time on one of two clocks."""
+
     clock: Clock = Field(
         Clock.ARRIVAL,
         description="Which time `start` and `end` are about: `arrival` here (cannot be forged) or `created`, the author's claim.",
     )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> TimeRange:
-        if self.start is not None and self.end is not None and self.start >= self.end:
-            raise ValueError("start must be earlier than end")
-        return self
 
 
 class PostFilters(TimeRange):

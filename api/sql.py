@@ -82,7 +82,8 @@ def one_of(column: str, values: Sequence[Any], bound: Bound) -> str:
 
 def authority_predicate(stem: str, dids: Sequence[str], bound: Bound) -> str:
     """That the at-uri columns of `stem` name a record of one of these accounts."""
-    split = f"split_part(split_part({stem}_uri_text, '://', 2), '/', 1)"
+    # string_split, here and elsewhere: DuckDB 2.0.0 cannot bind split_part over a column that is null throughout.
+    split = f"string_split({stem}_uri_text, '/')[3]"
     return one_of(f"coalesce({stem}_did, {split})", dids, bound)
 
 
@@ -116,7 +117,7 @@ def _languages(values: Sequence[str], bound: Bound) -> str:
     exact, primary = [v for v in values if "-" in v], [v for v in values if "-" not in v]
     parts = []
     if primary:
-        tags = "list_transform(langs, lambda tag: split_part(lower(tag), '-', 1))"
+        tags = "list_transform(langs, lambda tag: string_split(lower(tag), '-')[1])"
         parts.append(f"list_has_any({tags}, {bound.bind(primary)})")
     if exact:
         parts.append(f"list_has_any(list_transform(langs, lambda tag: lower(tag)), {bound.bind(exact)})")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from fastapi import Request
 from pydantic import Field
@@ -23,6 +25,7 @@ from api.labels.sql import LabelCondition
 from api.posts_query import Selection
 from api.services import Services
 from api.snapshots import AsOf, Scan, coverage_json, scan, snapshot_json
+from api.walk import Page
 from lake.manifest import Snapshot
 
 T = TypeVar("T")
@@ -136,3 +139,26 @@ def decode_cursor(here: Services, text: str | None, digest: str) -> Cursor | Non
         return here.cursors.decode(text, digest)
     except CursorError as error:
         raise ApiError(Problem.INVALID_CURSOR, f"cursor: {error}", errors=[FieldError("cursor", str(error))]) from None
+
+
+def next_link(request: Request, cursor: str | None) -> str | None:
+    """Path and query of the next page."""
+    if cursor is None:
+        return None
+    items = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return f"{request.url.path}?{urlencode([*items, ('cursor', cursor)])}"
+
+
+def page_meta(count: int, page: Page, cursor: str | None, link: str | None, started: float) -> dict[str, Any]:
+    """The member `meta` of a page; `started` is the monotonic time at which the request came."""
+    return {
+        "count": count,
+        "next_cursor": cursor,
+        "next": link,
+        "complete": page.complete,
+        "total": None,
+        "total_relation": None,
+        "files_read": page.files_read,
+        "rows_scanned": page.rows_scanned,
+        "seconds": round(time.monotonic() - started, 4),
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from typing import Annotated, Any, Final
-from urllib.parse import urlencode
 
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request
@@ -20,11 +19,20 @@ from api.extras import EXTRA_FIELDS, page_extras
 from api.identifiers import POST
 from api.parameters import known_parameters
 from api.posts_query import Selection
-from api.routes.common import PostQuery, chosen_fields, coverage_of, decode_cursor, plan_posts, run_posts
-from api.search import Page as FoundPage
+from api.routes.common import (
+    PostQuery,
+    chosen_fields,
+    coverage_of,
+    decode_cursor,
+    next_link,
+    page_meta,
+    plan_posts,
+    run_posts,
+)
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
 from api.totals import Total, TotalMode, run_total
+from api.walk import Page as FoundPage
 
 router = APIRouter(tags=["search"])
 
@@ -85,14 +93,6 @@ class SearchQuery(PostQuery):
     )
 
 
-def next_link(request: Request, cursor: str | None) -> str | None:
-    """Path and query of the next page."""
-    if cursor is None:
-        return None
-    items = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return f"{request.url.path}?{urlencode([*items, ('cursor', cursor)])}"
-
-
 @router.get(
     "/search",
     operation_id="search",
@@ -140,19 +140,12 @@ async def search(
     results = to_json(rows)
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
+    meta = page_meta(len(results), found, following, link, started)
+    if total is not None:
+        meta |= {"total": total.count, "total_relation": total.relation}
     body: dict[str, Any] = {
         "results": results,
-        "meta": {
-            "count": len(results),
-            "next_cursor": following,
-            "next": link,
-            "complete": found.complete,
-            "total": None if total is None else total.count,
-            "total_relation": None if total is None else total.relation,
-            "files_read": found.files_read,
-            "rows_scanned": found.rows_scanned,
-            "seconds": round(time.monotonic() - started, 4),
-        },
+        "meta": meta,
         "snapshot": planned.about(),
         "coverage": await coverage_of(planned, [POST], query.start, query.end),
     }

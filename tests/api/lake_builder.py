@@ -94,7 +94,7 @@ class LakeBuilder:
         row["uri"] = f"at://{author}/{collection}/{rkey}"
         return row
 
-    def post(self, author: str, text: str, **values: Any) -> dict[str, Any]:
+    def post(self, author: str, text: str | None, **values: Any) -> dict[str, Any]:
         """Add a post; `embed`, `facets`, `labels`, `tags` are JSON values from which the derived columns are made."""
         created = datetime.fromtimestamp(self.now_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         parts = [values.pop(name, None) for name in ("embed", "facets", "labels", "tags")]

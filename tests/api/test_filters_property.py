@@ -270,9 +270,14 @@ def filter_strategy(uris: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 class World:
     """One random lake, its truth and everything that answers over it."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int | None) -> None:
+        """`seed` None: a single post without any member."""
         self.builder = LakeBuilder(root)
-        random_lake(self.builder, seed)
+        if seed is None:
+            self.builder.post(did(1), None)
+            self.builder.commit()
+        else:
+            random_lake(self.builder, seed)
         self.posts = current(self.builder.events, POST)
         self.likes = Counter(row["subject_uri"] for row in current(self.builder.events, LIKE))
         self.engine = Engine([self.builder.root], threads=1, memory_mb=512, spill_mb=256, spill_dir=root / "spill")
@@ -346,3 +351,50 @@ def test_answers_equal_a_plain_filter(world: World, data: st.DataObject) -> None
     langs = Counter(tag for row in expected for tag in {t.lower() for t in row["langs"] or ()} or {None})
     assert {row["lang"]: row["count"] for row in groups} == langs
     assert total == len(langs)
+
+
+ONE_VALUE: dict[str, list[Any]] = {
+    "text": ["a", "-a", "a OR b"],
+    "start": [0],
+    "clock": ["created"],
+    "hashtag": [["a"]],
+    "domain": [["a.b"]],
+    "url": [["a.b"]],
+    "lang": [["en"], ["en-us"]],
+    "media": [["images"]],
+    "self_label": [["x"]],
+    "reply": [True, False],
+    "reply_to": [f"at://{did(1)}/{POST}/self", f"at://{did(1)}/{POST}/3aaaaaaaaaaaa"],
+    "thread": [f"at://{did(1)}/{POST}/self"],
+    "quote": [True, False],
+    "quoted": [f"at://{did(1)}/{POST}/self"],
+    "operation": ["create"],
+    "resync": [True],
+    "hour_of_day": [[1]],
+    "weekday": [[1]],
+    "min_likes": [1],
+    "min_reposts": [1],
+    "min_replies": [1],
+} | {name: [[did(1)]] for name in ("author", "mention", "reply_to_author", "quoted_author")}
+
+
+def test_every_filter_and_group_works_on_columns_that_are_null_throughout(tmp_path: Path) -> None:
+    values = dict(ONE_VALUE)
+    values |= {f"not_{name}": found for name, found in values.items() if f"not_{name}" in PostFilters.model_fields}
+    assert set(PostFilters.model_fields) - set(values) == {"end", "exact", "case_sensitive", "label", "not_label"}
+    made = World(tmp_path, None)
+    try:
+        for name, found in values.items():
+            for value in found:
+                made.search(PostFilters(**{name: value}), Sort.NEWEST, 10)
+        plan = scan(made.snapshot, POST, None, None)
+        for group in Group:
+            with made.engine.session() as session:
+                groups, _ = run_groups(
+                    session,
+                    made.lake,
+                    GroupPlan(plan, Selection(PostFilters()), (group,), 10, authors=True, missing=True),
+                )
+            assert [row["count"] for row in groups] == [1]
+    finally:
+        made.close()

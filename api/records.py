@@ -1,0 +1,196 @@
+"""Records of any collection: current ones, or the log of every operation, with the JSON that the network had.
+
+The log keeps what happened and forgets what was said: an operation whose record was removed, replaced or hidden since has
+identity, times and a `standing`, and no content.
+"""
+# ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from api.current import IS_RECORD
+from api.cursors import Cursor
+from api.engine import Session
+from api.relation import READ_FILES, Lake, Source
+from api.snapshots import Scan, as_of_predicate
+from api.sql import Bound, all_of, one_of, range_predicates
+from api.times import format_time
+from api.walk import Page, walk
+from lake.convert import ERASED, from_lake, lake_schema
+from lake.fold import content_columns
+from schemas.rebuild import ABSENT_RECORD, record_json
+from schemas.tables import TABLES
+
+
+class View(StrEnum):
+    """Which rows: the records that stand, or every operation."""
+
+    CURRENT = "current"
+    LOG = "log"
+
+
+@dataclass(frozen=True)
+class RecordPlan:
+    """What a worker needs for one page of records of a collection; `authors` are DIDs, `rkey_value` the key's number."""
+
+    scan: Scan
+    collection: str
+    view: View
+    authors: tuple[str, ...]
+    rkey: str | None
+    rkey_value: int | None
+    operations: tuple[str, ...]
+    start_us: int | None
+    end_us: int | None
+    newest_first: bool
+    limit: int
+    cursor: Cursor | None
+    seconds: float
+
+
+def table_of(collection: str) -> str:
+    """The lake table that holds a collection."""
+    return collection if collection in TABLES else "other"
+
+
+def record_source(session: Session, lake: Lake, plan: RecordPlan) -> Source:
+    """The rows of a plan: current ones, or all operations with their content still in place."""
+    table = plan.scan.table
+    bound = Bound()
+    predicates = range_predicates(plan.start_us, plan.end_us, "time", bound)
+    predicates.append(f"collection = {bound.bind(plan.collection)}")
+    if plan.authors:
+        predicates.append(one_of("r.did", plan.authors, bound))
+    if plan.rkey is not None:
+        column, value = ("rkey_text", plan.rkey) if plan.rkey_value is None else ("rkey_tid", plan.rkey_value)
+        predicates.append(f"r.{column} = {bound.bind(value)}")
+    if plan.operations:
+        predicates.append(one_of("operation", plan.operations, bound))
+    if plan.scan.as_of is not None:
+        predicates.append(as_of_predicate(plan.scan.as_of, table, bound))
+    joins = ""
+    if plan.view is View.CURRENT:
+        joins = lake.current.ends(session, plan.scan.snapshot, table, plan.start_us).attach(session)
+        predicates.append(IS_RECORD)
+    return Source(f"{READ_FILES} AS r {joins}", tuple(predicates), bound)
+
+
+def run_records(session: Session, lake: Lake, plan: RecordPlan) -> tuple[Page, list[dict[str, Any]]]:
+    """One page of records, and its rows as JSON values."""
+    table = plan.scan.table
+    page = walk(
+        session,
+        lake,
+        plan.scan,
+        record_source(session, lake, plan),
+        lake_schema(table).names,
+        newest_first=plan.newest_first,
+        limit=plan.limit,
+        cursor=plan.cursor,
+        seconds=plan.seconds,
+    )
+    standing = ["current"] * page.rows.num_rows
+    if plan.view is View.LOG and page.rows.num_rows:
+        standing = standings(session, lake, plan.scan, page.rows)
+    return page, [
+        record_row(row, state) for row, state in zip(decoded(table, page.rows, standing), standing, strict=True)
+    ]
+
+
+def standings(session: Session, lake: Lake, scan: Scan, rows: pa.Table) -> list[str]:
+    """For each row of a table: `current`, `delete` for a deletion itself, or why its content is not shown: `removed`."""
+    joins = lake.current.ends(session, scan.snapshot, scan.table, None).attach(session, "standing")
+    session.register(
+        "page_rows",
+        rows.select(
+            ["did", "collection", "rkey_tid", "rkey_text", "rev_tid", "time", ERASED, "operation"]
+        ).append_column("position", pa.array(range(rows.num_rows))),
+    )
+    kept = session.rows(f"SELECT r.position FROM page_rows AS r {joins} WHERE {IS_RECORD}", {})
+    current = {position for (position,) in kept}
+    operations = rows["operation"].to_pylist()
+    return [
+        "current" if number in current else "delete" if operation == "delete" else "removed"
+        for number, operation in enumerate(operations)
+    ]
+
+
+def decoded(table: str, rows: pa.Table, standing: list[str]) -> list[dict[str, Any]]:
+    """The rows as decoded events; those that do not stand come without content."""
+    blank = pa.array([state != "current" for state in standing])
+    columns = {
+        name: rows[name] if name not in _content(table) else _emptied(rows[name], blank) for name in rows.column_names
+    }
+    return from_lake(table, pa.table(columns))
+
+
+def _content(table: str) -> set[str]:
+    return set(content_columns(table))
+
+
+def _emptied(column: pa.ChunkedArray, blank: pa.Array) -> pa.ChunkedArray:
+    values = [None if gone else value for gone, value in zip(blank.to_pylist(), column.to_pylist(), strict=True)]
+    return pa.chunked_array([pa.array(values, column.type)])
+
+
+def record_row(row: dict[str, Any], standing: str) -> dict[str, Any]:
+    """One row of an answer."""
+    record = record_json(row) if standing == "current" else None
+    return {
+        "uri": f"at://{row['did']}/{row['collection']}/{row['rkey']}",
+        "cid": row["cid"],
+        "did": row["did"],
+        "collection": row["collection"],
+        "rkey": row["rkey"],
+        "rev": row["rev"],
+        "operation": row["operation"],
+        "time": format_time(row["time_us"]),
+        "received": format_time(row["received_us"]),
+        "resync": row["resync"],
+        "standing": standing,
+        "record": None if record is ABSENT_RECORD else record,
+        "provenance": {
+            "source_host": row["source_host"],
+            "protocol": row["protocol"],
+            "seq": row["seq"],
+            "replayed": row["replayed"],
+            "partition": row["kafka_partition"],
+            "offset": row["kafka_offset"],
+        },
+    }
+
+
+def collections_of(
+    session: Session, lake: Lake, scans: Sequence[Scan], start_us: int | None, end_us: int | None
+) -> list[dict[str, Any]]:
+    """Operations of each collection in a range, the most frequent collection first."""
+    found = []
+    for scan in scans:
+        if not scan.files:
+            continue
+        bound = Bound()
+        condition = all_of(range_predicates(start_us, end_us, "time", bound))
+        statement = (
+            "SELECT collection, count(*) FILTER (operation = 'create'), count(*) FILTER (operation = 'update'),"
+            f" count(*) FILTER (operation = 'delete'), count(DISTINCT did) FROM {READ_FILES} WHERE {condition} GROUP BY ALL"
+        )
+        for collection, creates, updates, deletes, accounts in session.rows(
+            statement, {**bound.values, "files": lake.paths(scan.files)}
+        ):
+            found.append(
+                {
+                    "collection": collection or "",
+                    "known": scan.table != "other",
+                    "creates": creates,
+                    "updates": updates,
+                    "deletes": deletes,
+                    "accounts": accounts,
+                }
+            )
+    return sorted(found, key=lambda row: (-row["creates"] - row["updates"] - row["deletes"], row["collection"]))

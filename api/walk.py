@@ -1,0 +1,134 @@
+"""Reading one page along the hours, from one end, in growing steps, until it is full or its time is over.
+
+A common word fills a page from the newest hour; a rare one reads further back. A walk whose time is over ends the page
+early, and its cursor goes on where the walk stopped.
+"""
+# ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pyarrow as pa
+
+from api.cursors import Cursor
+from api.engine import Session
+from api.relation import Lake, Source
+from api.snapshots import Scan
+from api.sql import Bound, all_of
+from api.times import to_datetime, to_micros
+from lake.convert import lake_schema
+from lake.manifest import HOUR_US, LiveFile
+
+_FIRST_ROWS: Final = 250_000
+_LARGEST_ROWS: Final = 8_000_000
+_MAX_PARTITION: Final = 2**31 - 1
+_MAX_OFFSET: Final = 2**63 - 1
+PLACE: Final = ("time", "kafka_partition", "kafka_offset")
+"""The columns whose values order the rows of a table, and tell them apart."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows of a page as lake columns, where the next page starts, and whether the walk reached the page's end.
+
+    `next` is None when everything that matches was returned. `complete` is False when time ran out before the page
+    was full.
+    """
+
+    rows: pa.Table
+    next: Cursor | None
+    complete: bool
+    files_read: int
+    rows_scanned: int
+
+
+def order_by(*, newest_first: bool) -> str:
+    """The ORDER BY of a walk."""
+    return ", ".join(f"{name} {'DESC' if newest_first else 'ASC'}" for name in PLACE)
+
+
+def after(cursor: Cursor, bound: Bound, *, newest_first: bool) -> str:
+    """That a row comes after the cursor: written out, because a row-value comparison does not prune Parquet."""
+    micros, partition, offset = (int(part) for part in cursor.key[-3:])
+    operator = "<" if newest_first else ">"
+    t, p, o = bound.bind(to_datetime(micros)), bound.bind(partition), bound.bind(offset)
+    return (
+        f"time {operator}= {t} AND (time {operator} {t} OR kafka_partition {operator} {p}"
+        f" OR (kafka_partition = {p} AND kafka_offset {operator} {o}))"
+    )
+
+
+def place_of(rows: pa.Table) -> Cursor:
+    """The cursor behind the last of some rows."""
+    last = rows.slice(rows.num_rows - 1)
+    moment, partition, offset = (last[name][0].as_py() for name in PLACE)
+    return Cursor((to_micros(moment), partition, offset))
+
+
+def walk(
+    session: Session,
+    lake: Lake,
+    scan: Scan,
+    source: Source,
+    columns: Sequence[str],
+    *,
+    newest_first: bool,
+    limit: int,
+    cursor: Cursor | None,
+    seconds: float,
+) -> Page:
+    """One page of `source`, with at least the lake columns `columns` and PLACE. Blocks for about `seconds` at most when single
+    steps are short; the runner's deadline holds in any case."""
+    until = time.monotonic() + seconds
+    names = tuple(dict.fromkeys((*columns, *PLACE)))
+    predicates = list(source.predicates)
+    if cursor is not None:
+        predicates.append(after(cursor, source.bound, newest_first=newest_first))
+    statement = (
+        f"SELECT {', '.join(f'r.{name}' for name in names)} FROM {source.relation} WHERE {all_of(predicates)}"
+        f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
+    )
+    found: list[pa.Table] = []
+    missing = limit + 1
+    files_read = rows_scanned = 0
+    steps = _ahead(scan, cursor, newest_first).steps(
+        newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS
+    )
+    for number, step in enumerate(steps):
+        values = {**source.bound.values, "files": lake.paths(step), "count": missing}
+        part = session.table(statement, values)
+        files_read += len(step)
+        rows_scanned += sum(file.rows for file in step)
+        found.append(part)
+        missing -= part.num_rows
+        if missing <= 0:
+            break
+        if time.monotonic() >= until and number + 1 < len(steps):
+            return Page(pa.concat_tables(found), _edge(step, newest_first), False, files_read, rows_scanned)
+    rows = pa.concat_tables(found) if found else lake_schema(scan.table).empty_table().select(list(names))
+    more = rows.num_rows > limit
+    rows = rows.slice(0, limit)
+    return Page(rows, place_of(rows) if more else None, True, files_read, rows_scanned)
+
+
+def _ahead(scan: Scan, cursor: Cursor | None, newest_first: bool) -> Scan:
+    """The scan without the files that lie before the cursor."""
+    if cursor is None:
+        return scan
+    micros = int(cursor.key[-3])
+    if newest_first:
+        kept = [file for file in scan.files if file.min_time_us <= micros]
+    else:
+        kept = [file for file in scan.files if file.max_time_us >= micros]
+    return replace(scan, files=tuple(kept))
+
+
+def _edge(step: Sequence[LiveFile], newest_first: bool) -> Cursor:
+    """The cursor between the last hour that was walked and the next."""
+    if newest_first:
+        return Cursor((min(file.hour_us for file in step), -1, -1))
+    return Cursor((max(file.hour_us for file in step) + HOUR_US - 1, _MAX_PARTITION, _MAX_OFFSET))
