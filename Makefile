@@ -11,7 +11,7 @@ EXPLORER := $(PYTHON) -m pipeline.cli
 DURATION ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo live test check format docs bench clean clean-all
+.PHONY: help setup setup-dev demo live test check format docs validate bench clean clean-all
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -40,6 +40,9 @@ format: setup-dev ## rewrite the sources as `make check` wants them
 
 docs: setup-dev ## rewrite the generated pages under docs/reference
 	@$(PYTHON) -m pipeline.docs_check --write
+
+validate: setup ## judge the newest day, week or month of the captured data (PHASE=1, 2 or 3)
+	@$(EXPLORER) validate --phase $(or $(PHASE),1)
 
 bench: setup-dev ## the measurements of benchmarks/, each printed with its inputs
 	@$(EXPLORER) bench

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "dead-letters": ("pipeline.commands_dead_letters", "dead_letters", "what was set aside, and why"),
     "keys": ("pipeline.commands_keys", "keys", "who may use the API"),
     "doctor": ("pipeline.commands_doctor", "doctor", "is everything well, and what to do if not"),
+    "validate": ("pipeline.commands_validate", "validate", "does the lake pass the gate of a day, week or month"),
     "cost": ("pipeline.commands_cost", "cost", "what keeping the data costs a month"),
     "bench": ("pipeline.commands_bench", "bench", "run the benchmarks"),
     "settings": ("pipeline.commands_settings", "settings", "print every setting, its value and where it came from"),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,9 @@ from rich.progress import Progress
 from lake.manifest import HOUR_US, HourReconciliation, Manifest, open_manifest
 from lake.store import LakeStore
 from pipeline.errors import CheckFailedError
-from pipeline.kafka import check_reachable
-from pipeline.lag import end_offsets
+from pipeline.kafka import check_reachable, make_consumer
 from pipeline.options import INSTANT, show_time
 from pipeline.settings import Settings, load
-from schemas.topics import TOPICS
-
-_BROKER_SECONDS = 10.0
 
 
 @click.group()
@@ -129,7 +126,7 @@ def verify(context: click.Context, deep: bool, as_json: bool) -> None:
 
     settings = load().settings
     old = int((time.time() - settings.maintain.unlink_after_seconds) * 1_000_000)
-    with opened(settings) as (manifest, store), _progress("files") as tell:
+    with opened(settings) as (manifest, store), progress_bar("files") as tell:
         found = run(store, manifest, deep=deep, strays_older_than_us=old, progress=tell)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
@@ -225,31 +222,30 @@ def accept_broker(yes: bool) -> None:
     """Read partitions from their start again after the broker lost records or topics were made anew.
 
     Only partitions that the lake has further than the broker are touched. Rows stay; what comes again is dropped by its
-    identity. Stop the writers first.
+    identity. Writers that still run are fenced.
 
     \b
     Example:
       post-explorer lake accept-broker --yes
     """
+    from consumers.acceptance import accept_broker as accept
+    from consumers.acceptance import ahead_of_broker
+
     settings = load().settings
     check_reachable(settings.kafka)
-    topics = [name for name, topic in TOPICS.items() if topic.table is not None]
-    ends = end_offsets(settings.kafka, topics, _BROKER_SECONDS)
+    factory = partial(make_consumer, settings.kafka)
     with opened(settings, read_only=not yes) as (manifest, _):
-        ahead = {
-            partition: (position.next_offset, ends[partition])
-            for partition, position in manifest.offsets().items()
-            if partition in ends and position.next_offset > ends[partition]
-        }
-        for partition, (position, end) in sorted(ahead.items()):
-            click.echo(f"{partition.topic}/{partition.partition}: lake at {position}, broker ends at {end}")
-            if yes:
-                manifest.rewind(partition.topic, partition.partition, 0)
-    click.echo(f"{len(ahead)} partitions " + ("will be read anew" if yes else "would be read anew; say --yes to do it"))
+        found = (accept if yes else ahead_of_broker)(manifest, factory)
+    for entry in found:
+        click.echo(
+            f"{entry.topic}/{entry.partition}: lake at {entry.position}, broker has {entry.low} to {entry.high}"
+            + (f"; reads on from {entry.low}" if yes else "")
+        )
+    click.echo(f"{len(found)} partitions " + ("will be read anew" if yes else "would be read anew; --yes does it"))
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Any]:
+def progress_bar(what: str) -> Iterator[Any]:
     """A progress bar on standard error while it is a terminal."""
     with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bar:
         task = bar.add_task(what, total=None)
