@@ -1,0 +1,143 @@
+"""`Explorer`: the one object to start from."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self, Unpack
+
+import httpx
+
+from .exports import Export
+from .http import Http, Retry
+from .labels import Labels
+from .parameters import AggregateQuery, CountsQuery, Filters, SampleQuery, SearchQuery, Texts, encode
+from .results import Row, Rows, Search
+
+VERSION = "0.1.0"
+_PAGE = 1000
+
+
+class Explorer:
+    """A client of one Post Explorer service. Use it as a context manager, or `close` it; it may be shared by threads.
+
+    `url` is the service's address. `key` is the API key; by default the environment variable POST_EXPLORER_KEY, if set; a
+    service on your own machine usually needs none. `timeout` is the longest wait for an answer, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retry: Retry | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = Http(
+            url,
+            key=key if key is not None else os.environ.get("POST_EXPLORER_KEY"),
+            timeout=timeout,
+            retry=retry or Retry(),
+            transport=transport,
+            user_agent=f"bluesky-post-explorer-client/{VERSION}",
+        )
+        self.labels = Labels(self._http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # --- posts -------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, *, max_rows: int | None = None, page_size: int | None = None, **query: Unpack[SearchQuery]
+    ) -> Search:
+        """Posts that meet every filter, newest first, fetched page by page while you iterate.
+
+        `max_rows` ends the iteration early; without it every match comes. `page_size` is the number of rows per request.
+        """
+        size = page_size if page_size is not None else min(max_rows, _PAGE) if max_rows else _PAGE
+        pairs = encode(query)
+
+        def page(cursor: str | None) -> Row:
+            found: Row = self._http.json(
+                "GET", "/v1/search", query=[*pairs, *encode({"limit": size, "cursor": cursor})]
+            )
+            return found
+
+        return Search(page, max_rows)
+
+    def sample(self, size: int, **query: Unpack[SampleQuery]) -> Rows:
+        """`size` random matches (1,000 at most); the same `seed` draws the same ones from the same snapshot."""
+        body = self._http.json("GET", "/v1/search", query=encode({"sample": size, **query}))
+        return Rows(body["results"], body)
+
+    def counts(self, **query: Unpack[CountsQuery]) -> Rows:
+        """Matching posts per minute, hour, day, week or month: rows with `start`, `count` and what else was asked for."""
+        body = self._http.json("GET", "/v1/counts", query=encode(query))
+        return Rows(body["counts"], body)
+
+    def aggregate(self, by: Texts, **query: Unpack[AggregateQuery]) -> Rows:
+        """Matching posts per group: rows with the keys, `count`, and `authors` if asked for; the largest first."""
+        body = self._http.json("GET", "/v1/aggregate", query=encode({"by": by, **query}))
+        return Rows(body["groups"], body)
+
+    # --- exports -----------------------------------------------------------------------------------------------------
+
+    def export(
+        self,
+        *,
+        format: Literal["csv", "ndjson", "parquet"] = "parquet",  # noqa: A002 - the service's name for it
+        compression: Literal["none", "zstd", "gzip"] | None = None,
+        fields: Iterable[str] | None = None,
+        **filters: Unpack[Filters],
+    ) -> Export:
+        """Start an export of every match; `export.wait()` and `export.download()` fetch the file."""
+        body: dict[str, Any] = {"format": format, **_json(filters)}
+        if compression is not None:
+            body["compression"] = compression
+        if fields is not None:
+            body["fields"] = list(fields)
+        # A fixed key makes a repeated request answer with the job that the first one started.
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return Export(self._http, self._http.json("POST", "/v1/exports", body=body, headers=headers))
+
+    def export_of(self, export_id: str) -> Export:
+        """An export that was started before."""
+        return Export(self._http, self._http.json("GET", f"/v1/exports/{export_id}"))
+
+    # --- everything else ---------------------------------------------------------------------------------------------
+
+    def stats(self) -> Row:
+        """What the service holds: rows, bytes and times by table."""
+        found: Row = self._http.json("GET", "/v1/stats")
+        return found
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The JSON answer of any other address of the service, such as `get("/v1/collections")`."""
+        return self._http.json("GET", path, query=encode(parameters))
+
+
+def _json(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Filters as JSON members: lists stay lists, times become text."""
+    pairs = encode(filters)
+    found: dict[str, Any] = {}
+    for name, value in filters.items():
+        texts = [text for pair, text in pairs if pair == name]
+        if isinstance(value, (list, tuple, set, frozenset)):
+            found[name] = [
+                item if isinstance(item, (bool, int)) else text for item, text in zip(value, texts, strict=True)
+            ]
+        elif isinstance(value, (bool, int, float)):
+            found[name] = value
+        elif texts:
+            found[name] = texts[0]
+    return found
