@@ -22,7 +22,7 @@ from api.labels import routes as label_routes
 from api.labels import service as labels
 from api.middleware import RequestCounts, RequestLayer
 from api.relation import Lake
-from api.routes import counts, health, page, posts, records, search, stats
+from api.routes import authors, counts, graph, health, page, posts, records, search, stats
 from api.services import Services, make_lanes
 from api.snapshots import SnapshotSource
 from lake.manifest import open_manifest
@@ -88,7 +88,7 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     app.include_router(health.router)
     app.include_router(page.router)
     app.include_router(label_routes.router, prefix="/v1")
-    for module in (search, counts, posts, records, stats):
+    for module in (search, counts, posts, authors, graph, records, stats):
         app.include_router(module.router, prefix="/v1")
     return app
 

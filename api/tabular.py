@@ -1,0 +1,82 @@
+"""Small results as files in an answer: CSV, NDJSON, Parquet, straight from an Arrow table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from api.columns import to_json
+
+
+class TableFormat(StrEnum):
+    """How rows are written."""
+
+    CSV = "csv"
+    NDJSON = "ndjson"
+    PARQUET = "parquet"
+
+
+MEDIA_TYPES: Final = {
+    TableFormat.CSV: "text/csv; charset=utf-8",
+    TableFormat.NDJSON: "application/x-ndjson",
+    TableFormat.PARQUET: "application/vnd.apache.parquet",
+}
+_FORMULA: Final = "^[=+\\-@\t\r]"
+
+
+def time_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Timestamps as RFC 3339 texts in UTC with six fractional digits."""
+    text = pc.replace_substring(column.cast(pa.string()), " ", "T")
+    return pc.binary_join_element_wise(text, pa.scalar("Z"), "")
+
+
+def flat(table: pa.Table, *, spreadsheet_safe: bool = False) -> pa.Table:
+    """The table with columns that CSV can hold: times as text, lists as JSON arrays.
+
+    spreadsheet_safe: texts that a spreadsheet would run as a formula get a leading apostrophe, which changes the data.
+    """
+    columns: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_timestamp(column.type):
+            columns[name] = time_texts(column)
+        elif pa.types.is_list(column.type):
+            texts = [None if value is None else msgspec.json.encode(value).decode() for value in column.to_pylist()]
+            columns[name] = pa.chunked_array([pa.array(texts, pa.string())])
+        else:
+            columns[name] = column
+        if spreadsheet_safe and pa.types.is_string(columns[name].type):
+            dangerous = pc.match_substring_regex(columns[name], _FORMULA)
+            columns[name] = pc.if_else(
+                dangerous, pc.binary_join_element_wise(pa.scalar("'"), columns[name], ""), columns[name]
+            )
+    return pa.table(columns)
+
+
+def write_csv(table: pa.Table, sink: Any, *, header: bool) -> None:
+    """RFC 4180 with a line feed: every text quoted, null an empty unquoted field, so that "" and null stay apart."""
+    pacsv.write_csv(table, sink, pacsv.WriteOptions(include_header=header, quoting_style="needed"))
+
+
+def ndjson(table: pa.Table) -> bytes:
+    """One JSON object a line."""
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in to_json(table))
+
+
+def table_bytes(table: pa.Table, form: TableFormat, metadata: Mapping[str, str]) -> bytes:
+    """A whole small table as a file; `metadata` goes into a Parquet file's footer."""
+    sink = io.BytesIO()
+    if form is TableFormat.CSV:
+        write_csv(flat(table), sink, header=True)
+    elif form is TableFormat.NDJSON:
+        sink.write(ndjson(table))
+    else:
+        pq.write_table(table.replace_schema_metadata(dict(metadata)), sink, compression="zstd")
+    return sink.getvalue()
