@@ -37,9 +37,10 @@ class Batch:
         if not len(records):
             return
         self._records.setdefault(records.topic, []).append(records)
-        last = dict(zip(records.partitions.tolist(), records.offsets.tolist(), strict=True))
-        for partition, offset in last.items():
-            self._next[TopicPartition(records.topic, partition)] = offset + 1
+        last = np.full(int(records.partitions.max()) + 1, -1, np.int64)
+        np.maximum.at(last, records.partitions, records.offsets)
+        for partition in np.flatnonzero(last >= 0).tolist():
+            self._next[TopicPartition(records.topic, partition)] = int(last[partition]) + 1
         self.messages += len(records)
         self.size += sum(map(len, filter(None, records.values)))
         if self.opened_at is None:

@@ -10,6 +10,8 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 import confluent_kafka
@@ -27,6 +29,14 @@ ConsumerFactory = Callable[..., confluent_kafka.Consumer]
 """`factory(group, **overrides)`: a new client; overrides are librdkafka settings."""
 ProducerFactory = Callable[..., confluent_kafka.Producer]
 """`factory(**overrides)`: a new idempotent producer."""
+
+_ERROR: Any = confluent_kafka.Message.error
+_TOPIC: Any = confluent_kafka.Message.topic
+_PARTITION: Any = confluent_kafka.Message.partition
+_OFFSET: Any = confluent_kafka.Message.offset
+_TIMESTAMP: Any = confluent_kafka.Message.timestamp
+_KEY: Any = confluent_kafka.Message.key
+_VALUE: Any = confluent_kafka.Message.value
 
 _DENIED = frozenset(
     {
@@ -108,13 +118,15 @@ class GroupConsumer:
         Blocks longer only while an assignment or revocation is answered. `carriers`, when given, receives the trace
         headers found. Raises Rejoin, BrokerUnusable, and whatever the owner's callbacks raised.
         """
-        messages = self._call(lambda: self._consumer.consume(max_messages, timeout))
+        messages: list[confluent_kafka.Message] = self._call(lambda: self._consumer.consume(max_messages, timeout))
+        if any(map(_ERROR, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._on_error(error, TopicPartition(message.topic() or "", message.partition() or 0))
+            messages = [message for message in messages if message.error() is None]
         by_topic: dict[str, list[confluent_kafka.Message]] = defaultdict(list)
-        for message in messages:
-            if (error := message.error()) is None:
-                by_topic[message.topic()].append(message)
-            else:
-                self._on_error(error, TopicPartition(message.topic() or "", message.partition() or 0))
+        for topic, run in groupby(messages, _TOPIC):
+            by_topic[topic].extend(run)
         if carriers is not None:
             carriers += _carriers(messages)
         return [_columns(topic, found) for topic, found in by_topic.items()]
@@ -144,16 +156,16 @@ class GroupConsumer:
         except KafkaException as error:
             log.warning("offsets were not reported to the broker", extra={"error": str(error)})
 
-    def lag(self, next_offsets: Mapping[TopicPartition, int]) -> int:
-        """Messages between `next_offsets` and the ends of the assigned partitions, as of the last fetches."""
-        total = 0
+    def lag(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Messages between `next_offsets` and the ends of the assigned partitions, as of the last fetches; asks nobody."""
+        behind: dict[TopicPartition, int] = {}
         for partition in self._assigned:
             try:
                 _, high = self._consumer.get_watermark_offsets(_to_kafka([partition])[0], cached=True)
             except KafkaException:
                 continue
-            total += max(0, high - next_offsets.get(partition, 0))
-        return total
+            behind[partition] = max(0, high - next_offsets.get(partition, 0))
+        return behind
 
     def close(self) -> None:
         """Leave the group; the owner's `revoked` is called for what is still assigned. Raises what it raised."""
@@ -251,14 +263,15 @@ def _refused(error: KafkaException) -> BrokerUnusable:
 
 
 def _columns(topic: str, messages: list[confluent_kafka.Message]) -> TopicRecords:
+    # Unbound C methods mapped over the list: no Python frame per message.
     count = len(messages)
     return TopicRecords(
         topic,
-        np.fromiter((m.partition() for m in messages), np.int32, count),
-        np.fromiter((m.offset() for m in messages), np.int64, count),
-        np.fromiter((m.timestamp()[1] for m in messages), np.int64, count),
-        [m.key() for m in messages],
-        [m.value() for m in messages],
+        np.fromiter(map(_PARTITION, messages), np.int32, count),
+        np.fromiter(map(_OFFSET, messages), np.int64, count),
+        np.fromiter(map(itemgetter(1), map(_TIMESTAMP, messages)), np.int64, count),
+        list(map(_KEY, messages)),
+        list(map(_VALUE, messages)),
     )
 
 

@@ -30,9 +30,13 @@ log = logging.getLogger("explorer.consumers")
 tracer = trace.get_tracer("explorer.consumers")
 _meter = metrics.get_meter("explorer.consumers")
 _rolled = _meter.create_counter("explorer.maintenance.rolled", "{file}")
+_unreconciled = _meter.create_gauge("explorer.lake.unreconciled", "{hour}")
 _erased = _meter.create_counter("explorer.maintenance.erased", "{row}")
 
 LOCK = "maintenance"
+"""Name of the manifest lock that maintenance and the swap of a replay share."""
+_BOOKS_US = 7 * 24 * HOUR_US
+_NAMED_BOOKS = 5
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class MaintenanceCounts:
     files_unlinked: int = 0
     orphans_removed: int = 0
     failures: int = 0
+    unreconciled: int = 0
 
 
 class EventClock:
@@ -215,4 +220,17 @@ class MaintenanceService:
                 "foreign files in the lake's folders are ignored",
                 extra={"files": len(strays.foreign), "first": strays.foreign[0]},
             )
+        self._check_books(now_us)
         self._manifest.thin(now_us - int(self._config.history_days * 86_400e6))
+
+    def _check_books(self, now_us: int) -> None:
+        """Whether every message of the last days is a row, a duplicate or a dead letter; a moving metric is an alert."""
+        since = hour_of(now_us - _BOOKS_US)
+        open_books = [total for total in self._manifest.reconciliation(since, now_us + HOUR_US) if not total.closes]
+        _unreconciled.set(len(open_books))
+        self.counts.unreconciled = len(open_books)
+        for total in open_books[:_NAMED_BOOKS]:
+            log.error(
+                "the books of a topic-hour do not close: see `post-explorer lake report`",
+                extra={"topic": total.topic, "hour_us": total.hour_us, "consumed": total.consumed, "rows": total.rows},
+            )

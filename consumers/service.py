@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from consumers.config import WriterConfig
 from consumers.counts import WriterCounts
@@ -30,6 +30,7 @@ from schemas.framing import Framing, SingleObjectFraming
 from schemas.topics import GAP, TOPICS
 
 log = logging.getLogger("explorer.consumers")
+_lag = metrics.get_meter("explorer.consumers").create_gauge("explorer.writer.lag", "{event}")
 
 WRITER_TOPICS: tuple[str, ...] = tuple(name for name, topic in TOPICS.items() if topic.table is not None or name == GAP)
 _REJOIN_DOUBLINGS = 4
@@ -199,6 +200,9 @@ class WriterService:
         if elapsed < self._config.report_seconds and not force:
             return
         counts = self._counts
+        lag = group.lag(writer.positions)
+        for partition, behind in lag.items():
+            _lag.set(behind, {"topic": partition.topic, "partition": partition.partition})
         self._report(
             {
                 "rows": counts.rows,
@@ -208,7 +212,7 @@ class WriterService:
                 "refused": counts.refused,
                 "files": counts.files,
                 "events_per_second": round((counts.rows - self._reported_rows) / elapsed, 1),
-                "lag": group.lag(writer.positions),
+                "lag": sum(lag.values()),
                 "buffered": writer.buffered,
                 "bytes_written": counts.bytes_written,
                 "freshness_seconds": round(counts.freshness_seconds, 3),
