@@ -7,6 +7,7 @@ such that it and every batch before it are acknowledged completely; the stored c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -20,15 +21,19 @@ class Position(NamedTuple):
 
 
 class Batch:
-    """Events handed over together. `pending` counts those not acknowledged; the owner of the mark changes it."""
+    """Events handed over together. `pending` counts those not acknowledged; the owner of the mark changes it.
 
-    __slots__ = ("pending", "position", "sealed")
+    `on_done` is called once when all of it, and all before it, is acknowledged; never after a rewind.
+    """
+
+    __slots__ = ("on_done", "pending", "position", "sealed")
 
     def __init__(self) -> None:
         self.pending = 0
         self.sealed = False
         # Of the last event of the batch; None while it holds none that has a position.
         self.position: Position | None = None
+        self.on_done: Callable[[], None] | None = None
 
 
 class LowWaterMark:
@@ -59,6 +64,8 @@ class LowWaterMark:
             done = batches.popleft()
             if done.position is not None:
                 self._safe = done.position
+            if done.on_done is not None:
+                done.on_done()
         return self._safe
 
     @property

@@ -21,20 +21,14 @@ class StoredCursors:
     """The newest cursor of each host, as read from the topic."""
 
     def __init__(self, records: Iterable[StoredRecord]) -> None:
-        """Read every record. Raises CursorUnreadableError for one that is not a cursor."""
-        self._by_host: dict[str, Cursor] = {}
-        for record in records:
-            host = (record.key or b"").decode("utf-8", "replace")
-            if record.value is None:
-                self._by_host.pop(host, None)
-                continue
-            cursor = decode_cursor(record)
-            self._by_host[cursor.host] = cursor
+        """Take the newest record of each key. Raises CursorUnreadableError when one of those is not a cursor.
 
-    @property
-    def cursors(self) -> tuple[Cursor, ...]:
-        """All of them, the most recently written first."""
-        return tuple(sorted(self._by_host.values(), key=lambda cursor: cursor.updated_us, reverse=True))
+        Older ones are passed over unread: writing a new cursor is the cure for an unreadable one.
+        """
+        newest = {record.key: record for record in records}
+        cursors = [decode_cursor(record) for record in newest.values() if record.value is not None]
+        self.cursors = tuple(sorted(cursors, key=lambda cursor: cursor.updated_us, reverse=True))
+        """One per host, the most recently written first."""
 
     @property
     def newest(self) -> Position | None:

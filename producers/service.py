@@ -15,10 +15,12 @@ from producers.cursor_store import StoredCursors, store
 from producers.dead_letters import Ceiling, from_refused_record
 from producers.errors import ConnectFailedError, ConnectionEndedError
 from producers.intake import Intake, Resyncs
+from producers.metrics import Instruments
 from producers.publisher import ClientError, KafkaConsumer, KafkaProducer, Publisher, read_to_end
 from producers.session import Cause, End, Session
 from producers.status import Status
 from producers.wire import Event
+from schemas.bodies import Gap
 from schemas.framing import Framing
 from schemas.topics import CURSOR, DEAD_LETTER
 
@@ -55,6 +57,7 @@ class ProducerService:
         self._ceiling = Ceiling(config.dead_letter_share, config.dead_letter_window)
         self._resyncs = Resyncs()
         self._status = Status(time.monotonic())
+        self._instruments = Instruments()
         # Where the next connection reads on, which is at or after what the stored cursor says.
         self._position: Position | None = None
         self._last_event: Event | None = None
@@ -103,7 +106,9 @@ class ProducerService:
                     attempt.opening.abandon()
                     return None
         except ConnectFailedError as failure:
-            self._wait(self._connector.failed(attempt, failure, time.monotonic()), stop)
+            delay = self._connector.failed(attempt, failure, time.monotonic())
+            self._status.problem = f"{attempt.host.url}: {failure.cause}; next attempt in {delay:.1f} s"
+            self._wait(delay, stop)
             return None
 
     def _stream(self, attempt: Attempt, opened: Opened, stop: threading.Event) -> None:
@@ -131,8 +136,9 @@ class ProducerService:
             self._config,
             self._last_event,
             self._tick,
+            self._note_gap,
         )
-        self._status.connected = True
+        self._status.connected, self._status.problem = True, None
         self._status.source = f"{host} ({attempt.protocol})"
         logger.info("connected to %s", attempt.host.url, extra={"host": host, "cursor": attempt.resume.cursor})
         try:
@@ -152,7 +158,6 @@ class ProducerService:
             self._ended(attempt, end, session, stop)
 
     def _learn(self, session: Session, intake: Intake) -> None:
-        self._status.gaps += session.gaps
         self._status.counts.repeated += session.repeated
         if session.position is not None:
             self._position = session.position
@@ -161,6 +166,9 @@ class ProducerService:
 
     def _ended(self, attempt: Attempt, end: End, session: Session, stop: threading.Event) -> None:
         self._status.reconnects += 1
+        self._instruments.reconnected(attempt.host.name, end.cause.value)
+        if end.cause is not Cause.HOST_CHANGE:
+            self._status.problem = f"{attempt.host.url}: connection ended ({end.cause.value}) {end.detail}".strip()
         logger.log(
             logging.INFO if end.cause is Cause.HOST_CHANGE else logging.WARNING,
             "%s: connection ended (%s) %s",
@@ -234,11 +242,22 @@ class ProducerService:
         self._stored = safe
 
     def _send_report(self, now: float) -> None:
-        self._report(
-            self._status.snapshot(
-                now, time.time_ns() // 1000, self._mark.unacknowledged, self._mark.safe_position, self._position
-            )
+        newest = (self._session.position if self._session is not None else None) or self._position
+        snapshot = self._status.snapshot(
+            now, time.time_ns() // 1000, self._mark.unacknowledged, self._mark.safe_position, newest
         )
+        self._instruments.report(
+            self._connector.host.name,
+            self._status.counts.received,
+            int(str(snapshot["acknowledged"])),
+            self._ceiling.reasons,
+            None if newest is None else time.time() - newest.time_us / 1_000_000,
+        )
+        self._report(snapshot)
+
+    def _note_gap(self, gap: Gap) -> None:
+        self._status.gaps += 1
+        self._instruments.gap(gap.host, gap.reason)
 
     def _set_aside_refused(self, topic: str, key: bytes, value: bytes, why: str) -> None:
         letter = from_refused_record(

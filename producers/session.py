@@ -53,7 +53,7 @@ class End(NamedTuple):
 
 
 class Session:
-    """One connection from its first message to its end. Call `run` once, then read `position` and `gaps`.
+    """One connection from its first message to its end. Call `run` once, then read `position`.
 
     `last_event` is the last one handed over before this connection, to drop the one that an inclusive cursor sends again; None
     when there is none. `tick` is called several times a second and ends the session by returning True.
@@ -73,6 +73,7 @@ class Session:
         settings: ProducerSettings,
         last_event: Event | None,
         tick: Callable[[float], bool],
+        on_gap: Callable[[Gap], None],
     ) -> None:
         self._connection = connection
         self._intake = intake
@@ -86,13 +87,12 @@ class Session:
         self._settings = settings
         self._last_event = last_event
         self._tick = tick
+        self._on_gap = on_gap
         self._judged = False
         self._skipping = resume.from_us is not None
         self._outdated: str | None = None
         self._quiet_since = time.monotonic()
         self._listened: Position | None = None
-        self.gaps = 0
-        """Gaps found on this connection."""
         self.repeated = 0
         """Events passed over because they were handed over before."""
 
@@ -109,6 +109,8 @@ class Session:
                 with tracer.start_as_current_span("source.batch", attributes={"host": self._host}) as span:
                     end = self._fill(batch, delivered, stop)
                     span.set_attribute("events", batch.pending)
+                    if span.is_recording() and batch.pending:
+                        batch.on_done = tracer.start_span("producer.deliver").end
             finally:
                 self._mark.seal(batch, self.position)
             if end is not None:
@@ -215,7 +217,7 @@ class Session:
         # An empty queue of a new connection has room; a full one ends the session before its first event and this runs again.
         self._publisher.put_aside(GAP, self._host, gap.encode(), delivered)
         batch.pending += 1
-        self.gaps += 1
+        self._on_gap(gap)
         seconds = (first.time_us - resume.since_us) / 1_000_000
         logger.error(
             "%s no longer has %.0f s of history (%s): recorded as a gap; `post-explorer` can fill it from an archive",

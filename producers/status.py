@@ -17,6 +17,8 @@ class Status:
         self.reconnects = 0
         self.connected = False
         self.source = ""
+        self.problem: str | None = None
+        """What keeps it from receiving, for people; None while connected."""
         self._reported_at = now
         self._enqueued_then = 0
 
@@ -39,6 +41,7 @@ class Status:
             "events_per_second": round(rate, 1),
             "source": self.source,
             "connected": self.connected,
+            "problem": self.problem,
             "cursor_seq": safe.seq if safe is not None else None,
             "cursor_time_us": safe.time_us if safe is not None else None,
             "lag_seconds": round((now_us - newest.time_us) / 1_000_000, 3) if newest is not None else None,

@@ -94,8 +94,11 @@ _PREPARED: set[str] = set()
 class Broker:
     """The topics as a test sees them: only what was written since the test began."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, apply: bool = True) -> None:
         self.settings = settings
+        self._start: dict[tuple[str, int], int] = {}
+        if not apply:
+            return
         if settings.bootstrap not in _PREPARED:
             apply_topics(make_admin(settings))
             _PREPARED.add(settings.bootstrap)
@@ -154,6 +157,12 @@ class Broker:
     def identities(self) -> set[Identity]:
         """The topics as a set of event identities."""
         return {row_identity(row) for row in self.rows()}
+
+    def write(self, topic: str, key: bytes, value: bytes | None) -> None:
+        """Put a record into a topic as it is."""
+        producer = make_producer(self.settings, linger_ms=0)
+        producer.produce(topic, key=key, value=value)
+        assert producer.flush(10) == 0
 
     def dead_letters(self) -> list[DeadLetter]:
         """Everything set aside since the test began."""
