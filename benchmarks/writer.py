@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -32,6 +33,12 @@ def main(arguments: Sequence[str]) -> None:
         "--batch-rows", type=int, default=None, help="rows per commit; the product's default unless given"
     )
     parser.add_argument("--profile", action="store_true", help="print where the time of the writer's thread goes")
+    parser.add_argument(
+        "--peer",
+        default=None,
+        metavar="PYTHON",
+        help="also run Quix Streams, installed for this interpreter, on one topic",
+    )
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child is not None:
@@ -50,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         stack.callback(stop.set)
         if not ready.wait(60):
             raise SystemExit("the broker did not start")
-        size = fill(broker.settings(), options.events, Path(folder) / "simulator")
+        size, counts = fill(broker.settings(), options.events, Path(folder) / "simulator")
         print(
             f"inputs: {options.events:,} distinct events of the simulator (seed 1), mean value {size:.0f} bytes, embedded Kafka"
         )
@@ -60,17 +67,57 @@ def main(arguments: Sequence[str]) -> None:
             "events": options.events,
             "batch_rows": options.batch_rows,
             "profile": options.profile,
+            "topics": None,
         }
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.writer", "--child", json.dumps(child)],
-            env={**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
-            check=True,
-            timeout=600,
-        )
+        run_child(child)
+        if options.peer is not None:
+            likes = counts[PEER_TOPIC]
+            print(f"one topic, {PEER_TOPIC}, {likes:,} records, beside a peer:")
+            run_child({**child, "lake": str(Path(folder) / "likes"), "events": likes, "topics": [PEER_TOPIC]})
+            run_peer(options.peer, broker.settings().bootstrap, likes, Path(folder) / "peer")
 
 
-def fill(kafka: Any, count: int, folder: Path) -> float:
-    """Publish `count` events; returns the mean size of a value in bytes."""
+PEER_TOPIC = "bluesky.app.bsky.feed.like"
+
+
+def run_child(child: dict[str, Any]) -> None:
+    """Run the product's writer in a process of its own."""
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.writer", "--child", json.dumps(child)],
+        env={**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
+        check=True,
+        timeout=600,
+    )
+
+
+def run_peer(python: str, bootstrap: str, rows: int, folder: Path) -> None:
+    """Run Quix Streams on the same topic of the same broker: Avro in, Parquet per partition out, offsets in Kafka."""
+    options = {
+        "bootstrap": bootstrap,
+        "topic": PEER_TOPIC,
+        "schema": str(Path(__file__).parents[1] / "schemas" / "avro" / "app.bsky.feed.like.v1.avsc"),
+        "rows": rows,
+        "batch_rows": 100_000,
+        "folder": str(folder),
+    }
+    ended = subprocess.run(
+        [python, str(Path(__file__).with_name("peer_quix.py")), json.dumps(options)],
+        check=True,
+        timeout=600,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found = json.loads(ended.stdout.strip().splitlines()[-1])
+    size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+    print(
+        f"peer: Quix Streams' LocalFileSink   {rows:>10,} rows in {found['files']} files, {size / rows:.1f} bytes a row (snappy)"
+    )
+    print(f"first message -> last file          {rows / found['wall']:>10,.0f} rows/s of wall time")
+    print(f"                                    {rows / found['cpu']:>10,.0f} rows/s of CPU time")
+
+
+def fill(kafka: Any, count: int, folder: Path) -> tuple[float, Counter[str]]:
+    """Publish `count` events; returns the mean size of a value in bytes, and how many went to each topic."""
     from pipeline.kafka import make_admin, make_producer
     from pipeline.topics import apply_topics
     from producers.wire_v2 import decode
@@ -92,6 +139,7 @@ def fill(kafka: Any, count: int, folder: Path) -> float:
     producer = make_producer(kafka, **{"queue.buffering.max.messages": 1_000_000})
     encoder, framing = EventEncoder("bench", "v2"), SingleObjectFraming()
     done = size = 0
+    counts: Counter[str] = Counter()
     for event in Ledger(folder).events():
         frame: Any = decode(event.raw)
         if not hasattr(frame, "record"):
@@ -103,6 +151,7 @@ def fill(kafka: Any, count: int, folder: Path) -> float:
         value = framing.frame(TOPICS[topic].schema, body)
         producer.produce(topic, value, frame.did.encode(), timestamp=frame.time_us // 1000)
         size += len(value)
+        counts[topic] += 1
         done += 1
         if done % 1000 == 0:
             producer.poll(0)
@@ -110,7 +159,7 @@ def fill(kafka: Any, count: int, folder: Path) -> float:
             break
     if done < count or producer.flush(60):
         raise SystemExit(f"only {done} of {count} events could be published")
-    return size / done
+    return size / done, counts
 
 
 def write(options: Mapping[str, Any]) -> None:
@@ -129,7 +178,8 @@ def write(options: Mapping[str, Any]) -> None:
 
     kafka = KafkaSettings(bootstrap=options["bootstrap"])
     manifest = open_manifest(str(Path(options["lake"]) / "manifest.sqlite"), create=True)
-    config = WriterConfig(**({} if options["batch_rows"] is None else {"batch_rows": options["batch_rows"]}))
+    changes = {} if options["batch_rows"] is None else {"batch_rows": options["batch_rows"]}
+    config = WriterConfig(group=f"bench-{len(options['topics'] or [])}", **changes)
     stop = threading.Event()
     first: list[tuple[float, float, float]] = []
     last: list[tuple[float, float, float]] = []
@@ -142,10 +192,7 @@ def write(options: Mapping[str, Any]) -> None:
         if facts["rows"] == options["events"]:
             stop.set()
 
-    class Timed(WriterService):
-        """Notes when the first partitions are there: joining a group takes seconds that have nothing to do with speed."""
-
-    service = Timed(
+    service = WriterService(
         config,
         manifest,
         LakeStore(options["lake"]),
@@ -153,7 +200,9 @@ def write(options: Mapping[str, Any]) -> None:
         partial(make_producer, kafka),
         report,
         hook=hook,
+        **({} if options["topics"] is None else {"topics": tuple(options["topics"])}),
     )
+    # Joining a group takes seconds that have nothing to do with speed: the clock starts with the first partitions.
     from consumers import writer as module
 
     assigned = module.Writer.assigned
