@@ -11,17 +11,19 @@ from typing import Any
 
 import click
 
+from pipeline import services
 from pipeline.errors import CheckFailedError, SettingsError
-from pipeline.kafka import check_reachable
+from pipeline.kafka import check_reachable, make_producer
 from pipeline.messages import read_messages
 from pipeline.options import INSTANT, show_time
 from pipeline.settings import Settings, load
-from schemas.bodies import DeadLetter
-from schemas.errors import DeadLetterReason
+from schemas.bodies import DeadLetter, decode_body
+from schemas.errors import BadRecord, DeadLetterReason
 from schemas.framing import split
-from schemas.topics import DEAD_LETTER
+from schemas.topics import DEAD_LETTER, TOPICS
 
 _SHOWN_BYTES = 100
+_FLUSH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,99 @@ def show(name: str, raw: bool) -> None:
         sys.stdout.buffer.write(stored.letter.raw)
     else:
         click.echo(json.dumps(stored.facts(), indent=2, ensure_ascii=False))
+
+
+@dead_letters.command()
+@click.argument("names", metavar="[PARTITION:OFFSET]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them, or all of --reason.")
+@click.option("--reason", type=click.Choice([reason.value for reason in DeadLetterReason]), help="Only this reason.")
+@click.option("--dry-run", is_flag=True, help="Say what would be published.")
+def retry(names: tuple[str, ...], everything: bool, reason: str | None, dry_run: bool) -> None:
+    """Publish again what this release can read, after an update or once the broker takes what it refused.
+
+    Letters stay in their topic. Trying one twice is harmless: the lake drops what it has. Exit status 1 when one still
+    cannot be read.
+
+    \b
+    Example:
+      post-explorer dead-letters retry --all --reason unknown_schema --dry-run
+      post-explorer dead-letters retry 0:17 0:23
+    """
+    if bool(names) == everything:
+        raise click.UsageError("name the letters, or say --all")
+    settings = load().settings
+    letters = [
+        stored
+        for stored in stored_letters(settings)
+        if (everything or stored.name in names) and (reason is None or stored.letter.reason == reason)
+    ]
+    missing = set(names) - {stored.name for stored in letters}
+    if missing:
+        raise CheckFailedError(f"there is no dead letter {', '.join(sorted(missing))}", "see `dead-letters list`")
+    records, still_bad = _readable(settings, letters)
+    for stored, why in still_bad:
+        click.echo(f"{stored.name}: still {why}")
+    if not dry_run:
+        _publish(settings, records)
+    click.echo(
+        f"{len(records)} {'can be published' if dry_run else 'published'}, {len(still_bad)} still cannot be read"
+    )
+    if still_bad:
+        raise CheckFailedError(f"{len(still_bad)} dead letters still cannot be read", "see the reasons above")
+
+
+@dataclass(frozen=True)
+class _Record:
+    topic: str
+    key: str | None
+    value: bytes
+    timestamp_ms: int
+
+
+def _readable(settings: Settings, letters: list[Stored]) -> tuple[list[_Record], list[tuple[Stored, str]]]:
+    """The records that come out of `letters` now, and the letters that are still bad, with the reason."""
+    from producers.retry import retried
+
+    framing, lookup = services.framing(settings), services.lookup(settings)
+    good: list[_Record] = []
+    bad: list[tuple[Stored, str]] = []
+    for stored in letters:
+        letter = stored.letter
+        try:
+            if letter.stage == "writer":
+                reference, body = split(letter.raw)
+                schema = lookup(reference)
+                if schema is None or letter.topic is None:
+                    raise BadRecord(DeadLetterReason.UNKNOWN_SCHEMA, str(reference))
+                decode_body(schema, body)
+                good.append(_Record(letter.topic, letter.did, letter.raw, (letter.time_us or 0) // 1000))
+            else:
+                again = retried(letter)
+                value = framing.frame(TOPICS[again.topic].schema, again.body)
+                good.append(_Record(again.topic, again.key, value, again.timestamp_ms))
+        except BadRecord as error:
+            bad.append((stored, str(error)))
+    return good, bad
+
+
+def _publish(settings: Settings, records: list[_Record]) -> None:
+    failures: list[str] = []
+    producer = make_producer(settings.kafka)
+    for record in records:
+        producer.produce(
+            record.topic,
+            record.value,
+            record.key,
+            timestamp=record.timestamp_ms,
+            on_delivery=lambda error, _: failures.append(str(error)) if error is not None else None,
+        )
+        producer.poll(0)
+    unanswered = producer.flush(_FLUSH_SECONDS)
+    if unanswered or failures:
+        raise CheckFailedError(
+            f"{unanswered + len(failures)} records were not taken by the broker: {failures[:1] or 'no answer'}",
+            "check the broker with `post-explorer doctor` and try again; repeating is harmless",
+        )
 
 
 def _find(settings: Settings, name: str) -> Stored:

@@ -41,7 +41,7 @@ class Stack:
         self.port = _free_port()
         self.supervisor = Supervisor(SupervisorSettings(restart_first_seconds=0.1), state / "logs")
         self.events: list[ChildEvent] = []
-        self._environment = {
+        self.environment = {
             "EXPLORER_PROFILE": "demo",
             "EXPLORER_STATE": str(state),
             "EXPLORER_SIMULATOR_PORT": str(self.port),
@@ -56,7 +56,7 @@ class Stack:
         for name in names:
             command = ("broker", "run") if name == "broker" else (name,)
             log = {"EXPLORER_LOG_FILE": str(self.state / "logs" / f"{name}.log")}
-            self.supervisor.start(ChildSpec(name, explorer_command(*command), {**self._environment, **log}))
+            self.supervisor.start(ChildSpec(name, explorer_command(*command), {**self.environment, **log}))
             if name == "broker":
                 self._await_broker()
             elif name == "simulator":
@@ -66,7 +66,7 @@ class Stack:
         broker = LocalBroker(self.state / "kafka")
         self.until(lambda: broker.status(1.0).ready, "the broker is ready", restarts=False)
         self.kafka = broker.settings()
-        self._environment["EXPLORER_KAFKA_BOOTSTRAP"] = self.kafka.bootstrap
+        self.environment["EXPLORER_KAFKA_BOOTSTRAP"] = self.kafka.bootstrap
         admin = make_admin(self.kafka)
         apply_topics(admin)
 
