@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -128,9 +128,10 @@ class Lane:
 class QueryRunner:
     """Runs work that queries on the lane's threads, within its time, until done or no longer wanted."""
 
-    def __init__(self, engine: Engine, *, light: Lane, heavy: Lane, seconds: float) -> None:
+    def __init__(self, engine: Engine, lanes: Sequence[Lane], seconds: float) -> None:
+        """`lanes` has to hold one named light and one named heavy; `seconds` is the time limit unless a caller sets one."""
         self.engine = engine
-        self.lanes = {"light": light, "heavy": heavy}
+        self.lanes = {lane.name: lane for lane in lanes}
         self._seconds = seconds
         self._running: set[Session] = set()
         self._stopping = False
@@ -141,7 +142,7 @@ class QueryRunner:
         *,
         client: str,
         disconnected: Disconnected,
-        heavy: bool = False,
+        lane: str = "light",
         seconds: float | None = None,
     ) -> T:
         """The result of `work(session)`, run on a worker thread.
@@ -149,10 +150,10 @@ class QueryRunner:
         seconds: time limit from the start of execution (None = the setting). Raises ApiError for a full queue (503), a
         passed time limit (504), a lack of memory (503); QueryCancelled when the client is gone.
         """
-        lane = self.lanes["heavy" if heavy else "light"]
+        chosen = self.lanes[lane]
         if self._stopping:
             raise over_capacity("the service is stopping: try again in a moment", 1)
-        await lane.acquire(client, disconnected)
+        await chosen.acquire(client, disconnected)
         limit = seconds if seconds is not None else self._seconds
         loop = asyncio.get_running_loop()
         started = time.monotonic()
@@ -160,7 +161,7 @@ class QueryRunner:
             session_scope = self.engine.session()
             session = session_scope.__enter__()
         except BaseException:
-            lane.release(client)
+            chosen.release(client)
             raise
 
         def job() -> T:
@@ -171,17 +172,17 @@ class QueryRunner:
 
         def done(_: object) -> None:
             self._running.discard(session)
-            lane.status.finished += 1
-            lane.status.busy_seconds += time.monotonic() - started
-            lane.release(client)
+            chosen.status.finished += 1
+            chosen.status.busy_seconds += time.monotonic() - started
+            chosen.release(client)
 
         self._running.add(session)
-        future = loop.run_in_executor(lane.executor, job)
+        future = loop.run_in_executor(chosen.executor, job)
         future.add_done_callback(done)
         try:
             return await self._watch(future, session, disconnected, started + limit, limit)
         except QueryCancelled:
-            lane.status.cancelled += 1
+            chosen.status.cancelled += 1
             raise
 
     async def _watch(
@@ -226,6 +227,11 @@ class QueryRunner:
             raise ApiError(
                 Problem.SNAPSHOT_GONE, "a file of this snapshot is not readable any more: repeat the request"
             ) from error
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new work is refused."""
+        return self._stopping
 
     def stop(self) -> None:
         """Refuse new work and cancel what runs."""

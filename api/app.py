@@ -18,12 +18,15 @@ from api.current import CurrentState
 from api.cursors import CursorCodec
 from api.engine import Engine
 from api.errors import install_handlers
+from api.exports.service import Exports
 from api.labels import routes as label_routes
 from api.labels import service as labels
+from api.labels.config import folder as label_folder
 from api.middleware import RequestCounts, RequestLayer
 from api.relation import Lake
 from api.routes import authors, counts, graph, health, page, posts, records, search, stats
-from api.services import Services, make_lanes
+from api.routes import exports as export_routes
+from api.services import Services, make_export_lane, make_lanes
 from api.snapshots import SnapshotSource
 from lake.manifest import open_manifest
 
@@ -46,28 +49,31 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     state = settings.state_dir.absolute()
     engine = Engine(
-        [lake_root, state],
+        [lake_root, label_folder(state), state / "exports"],
         threads=settings.threads,
         memory_mb=settings.memory_limit_mb,
         spill_mb=settings.spill_limit_mb,
         spill_dir=state / "spill",
     )
-    light, heavy = make_lanes(settings)
+    lanes = (*make_lanes(settings), make_export_lane(settings))
     services = Services(
         settings=settings,
         lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20)),
         snapshots=SnapshotSource(lambda: open_manifest(manifest, read_only=True), settings.snapshot_seconds),
         engine=engine,
-        runner=QueryRunner(engine, light=light, heavy=heavy, seconds=settings.query_seconds),
+        runner=QueryRunner(engine, lanes, settings.query_seconds),
         cursors=CursorCodec(load_secret(state / "cursor.key")),
         counts=RequestCounts(),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        exports.start()
         try:
             yield
         finally:
+            services.runner.stop()
+            await exports.stop()
             services.close()
 
     app = FastAPI(
@@ -82,13 +88,16 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     app.state.services = services
     # The last layer added is the outermost: every answer, also a refusal of access, has an id and security headers.
     labels.install(app, settings.labels, state_dir=state)
+    app.state.exports = exports = Exports(
+        settings, state / "exports", services.runner, services.snapshots, services.lake, app.state.labels
+    )
     access.install(app, settings.access, host=settings.host, state_dir=state)
     app.add_middleware(RequestLayer, settings=settings, counts=services.counts)
     install_handlers(app)
     app.include_router(health.router)
     app.include_router(page.router)
     app.include_router(label_routes.router, prefix="/v1")
-    for module in (search, counts, posts, authors, graph, records, stats):
+    for module in (search, counts, posts, authors, graph, records, export_routes, stats):
         app.include_router(module.router, prefix="/v1")
     return app
 

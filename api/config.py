@@ -48,6 +48,21 @@ class ApiSettings(BaseModel):
     snapshot_seconds: float = Field(
         0.5, ge=0, le=60, description="How long the newest snapshot is reused by later requests."
     )
+    export_slots: int = Field(1, ge=1, le=16, description="Exports that run at once.")
+    export_queue: int = Field(20, ge=0, le=10_000, description="Exports that may wait; more get 503.")
+    exports_per_owner: int = Field(5, ge=1, le=1000, description="Exports of one key that may run or wait.")
+    export_seconds: float = Field(3600.0, gt=0, le=604_800, description="Longest running time of an export.")
+    export_rows: int = Field(50_000_000, ge=1, description="Most rows of an export.")
+    export_days: float = Field(7.0, gt=0, le=365, description="How long the file of an export is kept.")
+    export_total_mb: int = Field(
+        20_480, ge=16, description="Disk that all exports may use; a new one is refused beyond it."
+    )
+    resume_seconds: float = Field(
+        900.0,
+        ge=0,
+        le=86_400,
+        description="How long a download that began may be resumed although posts were removed since.",
+    )
     page_default: int = Field(50, ge=1, le=1000, description="Rows of a page unless the client says otherwise.")
     page_max: int = Field(1000, ge=1, le=10_000, description="Most rows of a page.")
     body_bytes: int = Field(2 * 2**20, ge=1024, le=2**31, description="Largest request body, except for uploads.")

@@ -34,8 +34,8 @@ _ACCOUNTS: Final = """
     FROM read_parquet($files, hive_partitioning = false)
 """
 _ACCOUNT_ENDS: Final = """
-    SELECT did, until FROM (
-        SELECT did,
+    SELECT did, until, coalesce(until = TIMESTAMP 'infinity' AND status <> 'deleted', FALSE) AS hidden FROM (
+        SELECT did, arg_max(status, (time, relay_seq)) AS status,
             CASE
                 WHEN NOT arg_max(active, (time, relay_seq))
                     AND arg_max(status, (time, relay_seq)) NOT IN ('desynchronized', 'throttled')
@@ -100,6 +100,11 @@ class CurrentState:
             syncs = self._combine(session, "syncs", _SYNCS, snapshot.superseding(table, start_us, "sync"))
             accounts = self._accounts(session, snapshot.files("account"))
         return Ends(records, accounts, syncs)
+
+    def syncs(self, session: Session, snapshot: Snapshot) -> pa.Table:
+        """Every sync of the snapshot, also those that were applied to the files."""
+        with self._lock:
+            return self._combine(session, "syncs", _SYNCS, snapshot.files("sync"))
 
     def _accounts(self, session: Session, files: Sequence[LiveFile]) -> pa.Table:
         key = ("account ends", *(file.path for file in files))

@@ -205,6 +205,17 @@ class PostFilters(TimeRange):
         return {name: count for name, count in asked.items() if count is not None}
 
 
+class PostQuery(PostFilters):
+    """Filters over posts of one snapshot."""
+
+    as_of: int | None = Field(
+        None,
+        ge=1,
+        description="Ask about an older snapshot (`snapshot.version` of an answer): posts that arrived since are left out, "
+        "and so is what was removed or edited since.",
+    )
+
+
 ACTOR_FIELDS = ("author", "not_author", "mention", "not_mention", "reply_to_author", "quoted_author")
 """Filters whose handles are resolved to DIDs before the query."""
 URI_FIELDS = ("reply_to", "thread", "quoted")

@@ -68,9 +68,7 @@ def _why_gone(session: Session, lake: Lake, posts: Scan, uri: RecordUri, rows: p
     """`hidden` while the account is inactive, `account_deleted`, `deleted` by its author, or `removed` by a re-download."""
     ends = lake.current.ends(session, posts.snapshot, POST, None)
     session.register("post_account", ends.accounts)
-    found = session.rows(
-        "SELECT until = TIMESTAMP 'infinity' FROM post_account WHERE did = $did", {"did": uri.authority}
-    )
+    found = session.rows("SELECT hidden FROM post_account WHERE did = $did", {"did": uri.authority})
     newest = rows["operation"][rows.num_rows - 1].as_py()
     if newest == "delete":
         return "deleted"

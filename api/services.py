@@ -19,6 +19,7 @@ from api.relation import Lake
 from api.snapshots import SnapshotSource
 
 T = TypeVar("T")
+_WEEK_SECONDS = 604_800.0
 
 
 @dataclass
@@ -39,7 +40,11 @@ class Services:
     ) -> T:
         """Run work for a request: in its lane, within its time, cancelled when the client goes away."""
         return await self.runner.run(
-            work, client=client_of(request), disconnected=request.is_disconnected, heavy=heavy, seconds=seconds
+            work,
+            client=client_of(request),
+            disconnected=request.is_disconnected,
+            lane="heavy" if heavy else "light",
+            seconds=seconds,
         )
 
     def close(self) -> None:
@@ -77,3 +82,14 @@ def make_lanes(settings: ApiSettings) -> tuple[Lane, Lane]:
         per_client=settings.queries_per_client,
     )
     return light, heavy
+
+
+def make_export_lane(settings: ApiSettings) -> Lane:
+    """The lane of export jobs, which wait as long as it takes."""
+    return Lane(
+        "export",
+        slots=settings.export_slots,
+        queue_length=settings.export_queue,
+        queue_seconds=_WEEK_SECONDS,
+        per_client=settings.exports_per_owner,
+    )

@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Request
-from pydantic import Field
 
 from api.access import charge_bytes, principal
 from api.columns import public_fields
 from api.cursors import Cursor, CursorError, query_digest
 from api.engine import Session
 from api.errors import ApiError, FieldError, Problem, bad_parameter, unknown_parameter
-from api.filters import Clock, PostFilters
+from api.filters import Clock, PostQuery
 from api.handles import handles_of, resolve, with_dids
 from api.identifiers import POST
 from api.labels.service import labels_of
@@ -29,17 +28,6 @@ from api.walk import Page
 from lake.manifest import Snapshot
 
 T = TypeVar("T")
-
-
-class PostQuery(PostFilters):
-    """Filters over posts of one snapshot."""
-
-    as_of: int | None = Field(
-        None,
-        ge=1,
-        description="Ask about an older snapshot (`snapshot.version` of an answer): posts that arrived since are left out, "
-        "and so is what was removed or edited since.",
-    )
 
 
 @dataclass(frozen=True)

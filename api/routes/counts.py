@@ -25,11 +25,11 @@ from api.aggregates import (
 from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer
 from api.engine import Session
 from api.errors import bad_parameter
-from api.filters import Clock
+from api.filters import Clock, PostQuery
 from api.identifiers import POST
 from api.parameters import known_parameters
 from api.posts_query import Selection
-from api.routes.common import Planned, PostQuery, coverage_of, plan_posts, run_posts
+from api.routes.common import Planned, coverage_of, plan_posts, run_posts
 from api.services import Services, services
 from api.times import to_datetime, to_micros
 

@@ -17,13 +17,13 @@ from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_ans
 from api.columns import to_json
 from api.engine import Session
 from api.errors import bad_parameter
-from api.filters import MAX_VALUES, ArrivalRange
+from api.filters import MAX_VALUES, ArrivalRange, PostQuery
 from api.graph import EdgeKind, EdgePlan, run_edges, table_of_edges, to_gexf
 from api.handles import resolve
 from api.identifiers import POST, Actor, is_did
 from api.parameters import known_parameters
 from api.posts_query import Selection
-from api.routes.common import PostQuery, coverage_of, plan_posts, run_posts, snapshot_of
+from api.routes.common import coverage_of, plan_posts, run_posts, snapshot_of
 from api.services import Services, services
 from api.snapshots import coverage_json, scan, snapshot_json
 from api.tabular import MEDIA_TYPES, TableFormat, table_bytes

@@ -16,11 +16,11 @@ from api.cursors import MAX_CHARACTERS
 from api.engine import Session
 from api.errors import bad_parameter
 from api.extras import EXTRA_FIELDS, page_extras
+from api.filters import PostQuery
 from api.identifiers import POST
 from api.parameters import known_parameters
 from api.posts_query import Selection
 from api.routes.common import (
-    PostQuery,
     chosen_fields,
     coverage_of,
     decode_cursor,

@@ -14,7 +14,24 @@ from api.config import ApiSettings
 from api.service import ApiService
 from tests.api.lake_builder import LakeBuilder
 
-MakeClient = Callable[..., httpx.Client]
+
+class Client(httpx.Client):
+    """A client that can stop its service."""
+
+    def __init__(self, base_url: str, stop: threading.Event, thread: threading.Thread) -> None:
+        super().__init__(base_url=base_url, timeout=60)
+        self._stop_service = stop
+        self._thread = thread
+
+    def stop(self) -> None:
+        """Stop the service as a signal would, and wait until it is gone."""
+        self.close()
+        self._stop_service.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+MakeClient = Callable[..., Client]
 
 
 @pytest.fixture
@@ -28,7 +45,7 @@ def builder(tmp_path: Path) -> Iterator[LakeBuilder]:
 @pytest.fixture
 def make_client(builder: LakeBuilder, tmp_path: Path) -> Iterator[MakeClient]:
     """Starts services over `builder`'s lake, with settings as arguments, and gives clients of them."""
-    started: list[tuple[httpx.Client, threading.Event, threading.Thread]] = []
+    started: list[Client] = []
     failures: list[BaseException] = []
 
     def make(**settings: Any) -> httpx.Client:
@@ -46,17 +63,14 @@ def make_client(builder: LakeBuilder, tmp_path: Path) -> Iterator[MakeClient]:
         thread = threading.Thread(target=run)
         thread.start()
         assert service.ready.wait(20)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=60)
-        started.append((client, stop, thread))
+        client = Client(f"http://127.0.0.1:{service.port}", stop, thread)
+        started.append(client)
         assert not failures, failures
         return client
 
     yield make
-    for client, stop, thread in started:
-        client.close()
-        stop.set()
-        thread.join(20)
-        assert not thread.is_alive()
+    for client in started:
+        client.stop()
     assert not failures, failures
 
 

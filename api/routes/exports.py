@@ -1,0 +1,340 @@
+"""/v1/exports: jobs that write what a query selects into a file, and the file itself; /v1/compliance: what became of a copy."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Depends, Header, Path, Request
+from pydantic import Field
+from starlette.responses import FileResponse, Response
+
+from api.access import Principal, Scope, principal
+from api.answers import QUERY_PROBLEMS, Answer, SnapshotInfo, json_answer, problem_answers
+from api.compliance import Fate, fates, summary
+from api.engine import Session
+from api.errors import ApiError, FieldError, Problem
+from api.exports.model import Compression, ExportInfo, ExportList, ExportRequest, Job, State
+from api.exports.produce import LABEL
+from api.exports.service import Exports, provenance
+from api.extras import EXTRA_FIELDS
+from api.handles import resolve
+from api.identifiers import POST, PostUri, RecordUri, is_did
+from api.labels.service import labels_of
+from api.parameters import known_parameters
+from api.routes.common import chosen_fields, plan_posts, snapshot_of
+from api.routes.search import DEFAULT_FIELDS
+from api.services import Services, services
+from api.snapshots import snapshot_json
+from api.tabular import MEDIA_TYPES, TableFormat
+
+router = APIRouter(dependencies=[Depends(known_parameters)])
+_PROBLEMS: Final = QUERY_PROBLEMS | problem_answers(Problem.NOT_FOUND, Problem.INVALID_BODY)
+_ETAG: Final = re.compile(r'"([0-9]+)-[0-9a-f]{64}"')
+_RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-(\d{1,18})")
+_COMPRESSED: Final = {Compression.ZSTD: "application/zstd", Compression.GZIP: "application/gzip"}
+
+
+def exports_of(request: Request) -> Exports:
+    """The export jobs of the service."""
+    found: Exports = request.app.state.exports
+    return found
+
+
+HereExports = Annotated[Exports, Depends(exports_of)]
+ExportId = Annotated[str, Path(description="Id of an export.")]
+
+
+def own_job(exports: Exports, who: Principal, export_id: str, parameter: str = "id", location: str = "path") -> Job:
+    """The export of an id, if the caller may see it; ApiError 404 otherwise, also for another's."""
+    job = exports.store.find(export_id)
+    if job is None or (job.owner != who.owner and not who.may(Scope.ADMIN)):
+        detail = "there is no export of yours with this id: GET /v1/exports lists them"
+        raise ApiError(Problem.NOT_FOUND, detail, errors=[FieldError(parameter, detail, location)])
+    return job
+
+
+@router.post(
+    "/exports",
+    operation_id="create_export",
+    summary="Start an export",
+    tags=["exports"],
+    status_code=202,
+    response_model=ExportInfo,
+    responses=_PROBLEMS | problem_answers(Problem.CONFLICT, Problem.RATE_LIMITED),
+)
+async def create_export(
+    request: Request,
+    body: ExportRequest,
+    here: Annotated[Services, Depends(services)],
+    exports: HereExports,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=200, description="Repeating a request with the same key gives the same export.")
+    ] = None,
+) -> Response:
+    """Queue a job that writes every selected post, oldest first, into a CSV, NDJSON or Parquet file.
+
+    The answer's Location tells its progress. Posts that are removed after the file was made are taken out of it before the
+    next download begins.
+    """
+    who = principal(request)
+    names = _columns(body)
+    planned = await plan_posts(request, here, body)
+    labels = [name for name in names if name.startswith(LABEL)]
+    columns = labels_of(request).column
+    pinned = {}
+    for name in labels:
+        found = await asyncio.to_thread(columns, name.removeprefix(LABEL), who, "fields")
+        pinned[name] = f"{LABEL}{found.pinned}"
+    meaning = planned.meaning() | {"fields": [pinned.get(name, name) for name in names]}
+    job = await asyncio.to_thread(exports.create, body, meaning, who.owner, idempotency_key)
+    exports.launch(job)
+    return json_answer(job.info().model_dump(mode="json"), status=202, headers={"Location": f"/v1/exports/{job.id}"})
+
+
+def _columns(body: ExportRequest) -> list[str]:
+    if body.fields is None:
+        return list(DEFAULT_FIELDS)
+    plain = [name for name in body.fields if not name.startswith(LABEL)]
+    if plain:
+        chosen_fields(",".join(plain), POST, DEFAULT_FIELDS, EXTRA_FIELDS)
+    return list(dict.fromkeys(body.fields))
+
+
+@router.get(
+    "/exports",
+    operation_id="exports",
+    summary="Your exports",
+    tags=["exports"],
+    response_model=ExportList,
+    responses=problem_answers(Problem.UNAUTHORIZED, Problem.FORBIDDEN, Problem.UNKNOWN_PARAMETER),
+)
+async def list_exports(request: Request, exports: HereExports) -> Response:
+    """Every export of the caller that is still known, the newest first."""
+    owner = principal(request).owner
+    jobs = [job.info().model_dump(mode="json") for job in exports.store.all() if job.owner == owner]
+    return json_answer({"exports": jobs})
+
+
+@router.get(
+    "/exports/{id}",
+    operation_id="export",
+    summary="An export",
+    tags=["exports"],
+    response_model=ExportInfo,
+    responses=_PROBLEMS,
+)
+async def export(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002 - the path's name
+    """State and progress."""
+    job = own_job(exports, principal(request), id)
+    return json_answer(job.info().model_dump(mode="json"))
+
+
+@router.delete(
+    "/exports/{id}",
+    operation_id="delete_export",
+    summary="Cancel or delete an export",
+    tags=["exports"],
+    status_code=204,
+    responses=_PROBLEMS,
+)
+async def delete_export(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002
+    """Stop the job if it waits or runs, and remove its file."""
+    job = own_job(exports, principal(request), id)
+    await exports.cancel(job)
+    await asyncio.to_thread(exports.store.remove, job.id)
+    return Response(status_code=204)
+
+
+def _done(job: Job) -> Job:
+    if job.state is State.DONE:
+        return job
+    if job.state is State.EXPIRED:
+        raise ApiError(Problem.GONE, "the export has expired and its file is gone: start it again")
+    raise ApiError(
+        Problem.CONFLICT,
+        f"the export is {job.state}: its file is there once it is done",
+        extension={"state": job.state},
+    )
+
+
+@router.get(
+    "/exports/{id}/provenance",
+    operation_id="export_provenance",
+    summary="Where an export came from",
+    tags=["exports"],
+    response_model=dict[str, Any],
+    responses=_PROBLEMS | problem_answers(Problem.CONFLICT, Problem.GONE),
+)
+async def export_provenance(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002
+    """Query, snapshot, coverage, columns, number of rows, digest and a text to cite."""
+    job = _done(own_job(exports, principal(request), id))
+    headers = {"Content-Disposition": f'attachment; filename="{job.file_name}.metadata.json"'}
+    return json_answer(provenance(job, job.sha256), headers=headers)
+
+
+@router.api_route(
+    "/exports/{id}/data",
+    methods=["GET", "HEAD"],
+    operation_id="export_data",
+    summary="The file of an export",
+    tags=["exports"],
+    response_class=Response,
+    responses=_PROBLEMS
+    | problem_answers(Problem.CONFLICT, Problem.GONE, Problem.RANGE_NOT_SATISFIABLE)
+    | {
+        200: {
+            "content": {media: {} for media in (*MEDIA_TYPES.values(), *_COMPRESSED.values())},
+            "description": "The file",
+        },
+        206: {"description": "The part of the file that Range names"},
+        304: {"description": "The file that If-None-Match names is the current one"},
+    },
+)
+async def export_data(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002
+    """The file, whole or by Range. Its strong ETag names its content; send it in If-Range to resume a download.
+
+    A download that begins has nothing in it that was removed before; a resumed one goes on with the file it began with.
+    """
+    job = _done(own_job(exports, principal(request), id))
+    wanted = request.headers.get("range")
+    resumed = _generation(request.headers.get("if-range")) if wanted else None
+    found, path = await exports.current_file(job, resumed)
+    generation = int(path.name.rpartition(".")[2])
+    size = (await asyncio.to_thread(path.stat)).st_size
+    digest = found.sha256 if generation == found.generation else await asyncio.to_thread(_digest, exports, path)
+    etag = f'"{generation}-{digest}"'
+    media = _COMPRESSED.get(found.info().compression)
+    form = TableFormat(found.info().format)
+    headers = {
+        "ETag": etag,
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(digest or '')).decode()}:",
+        "Cache-Control": "private, no-cache",
+        "X-Rows": str(found.rows),
+    }
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    if wanted is not None:
+        _check_range(request, wanted, size)
+    return FileResponse(
+        path,
+        headers=headers,
+        media_type=MEDIA_TYPES[form] if form is TableFormat.PARQUET or media is None else media,
+        filename=found.file_name,
+    )
+
+
+def _generation(etag: str | None) -> int | None:
+    match = _ETAG.fullmatch(etag or "")
+    return int(match[1]) if match else None
+
+
+def _digest(exports: Exports, path: Any) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_range(request: Request, text: str, size: int) -> None:
+    """ApiError 416 for a range outside the file; any other form than one byte range is left out, as RFC 9110 allows."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None or (match[2] and int(match[2]) < int(match[1])):
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    elif (match[1] is not None and int(match[1]) >= size) or (match[3] is not None and int(match[3]) == 0):
+        raise ApiError(
+            Problem.RANGE_NOT_SATISFIABLE,
+            f"the file has {size} bytes: the range {text} is not part of it",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+
+
+class CheckedRecord(Answer):
+    """A record to check; with its cid, an edit since is noticed."""
+
+    uri: PostUri
+    cid: str | None = Field(None, max_length=200)
+
+
+class ComplianceRequest(Answer):
+    """What to check: a list of records, or an export of the caller."""
+
+    uris: list[PostUri] = Field(default=[], max_length=10_000, description="at-uris of records of any collection.")
+    records: list[CheckedRecord] = Field(default=[], max_length=10_000, description="at-uris with cids.")
+    export: str | None = Field(
+        None, max_length=64, description="Id of an export: checks what it held when it was made."
+    )
+
+
+class CheckedFate(Answer):
+    """What became of a record. `as_of` is the time of its last operation, when one was seen."""
+
+    uri: str
+    fate: Fate
+    as_of: str | None
+
+
+class ComplianceAnswer(Answer):
+    """What became of a copy. Unchanged records are counted and not listed when an export was checked."""
+
+    results: list[CheckedFate]
+    summary: dict[str, int]
+    seconds: float
+    snapshot: SnapshotInfo
+
+
+@router.post(
+    "/compliance",
+    operation_id="compliance",
+    summary="What became of records that you have a copy of",
+    tags=["compliance"],
+    response_model=ComplianceAnswer,
+    responses=_PROBLEMS,
+)
+async def compliance(
+    request: Request,
+    body: Annotated[ComplianceRequest, Body()],
+    here: Annotated[Services, Depends(services)],
+    exports: HereExports,
+) -> Response:
+    """For each record: `current`, `edited`, `deleted` (by its author, or with its account), `hidden` (its account is inactive), or
+    `unknown` (never seen by this archive). No content is told."""
+    started = time.monotonic()
+    asked = [(uri, None) for uri in body.uris] + [(record.uri, record.cid) for record in body.records]
+    if (body.export is None) == (not asked):
+        detail = "give either `uris` and `records`, or `export`"
+        raise ApiError(Problem.INVALID_PARAMETER, detail, errors=[FieldError("uris", detail, "body", "/uris")])
+    snapshot, _ = await snapshot_of(here, None)
+    if body.export is not None:
+        job = _done(own_job(exports, principal(request), body.export, "export", "body"))
+        results, counts = await here.query(request, lambda session: _of_export(session, exports, job), heavy=True)
+    else:
+        found = await here.query(request, lambda session: _of_uris(session, here, asked), heavy=True)
+        results = [{"uri": str(uri), "fate": fate, "as_of": moment} for uri, (fate, moment) in found]
+        counts = summary([fate for _, fate in found])
+    body_out = {
+        "results": results,
+        "summary": counts,
+        "seconds": round(time.monotonic() - started, 4),
+        "snapshot": snapshot_json(snapshot),
+    }
+    return json_answer(body_out)
+
+
+def _of_uris(
+    session: Session, here: Services, asked: list[tuple[RecordUri, str | None]]
+) -> list[tuple[RecordUri, tuple[Fate, str | None]]]:
+    snapshot = here.snapshots.newest()
+    dids = resolve(session, here.lake.root, snapshot, {uri.authority for uri, _ in asked if not is_did(uri.authority)})
+    uris = [RecordUri(dids.get(uri.authority, uri.authority), uri.collection, uri.rkey) for uri, _ in asked]
+    found = fates(session, here.lake, snapshot, uris, [cid for _, cid in asked])
+    return list(zip(uris, found, strict=True))
+
+
+def _of_export(session: Session, exports: Exports, job: Job) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    changes = exports.changes(session, job)
+    counts = summary([(fate, None) for _, fate in changes])
+    counts[str(Fate.CURRENT)] = (job.rows or 0) + job.removed_since - len(changes)
+    return [{"uri": uri, "fate": fate, "as_of": None} for uri, fate in changes], counts
