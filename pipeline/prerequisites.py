@@ -29,25 +29,15 @@ class Tool:
 
 
 def find_postgres() -> str | None:
-    """The PostgreSQL server's program; Debian keeps it off the path, in a folder by version."""
-    found = shutil.which("postgres")
+    """The program that makes a PostgreSQL database; Debian keeps it off the path, in a folder by version."""
+    found = shutil.which("initdb")
     if found:
         return found
-    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: path.parts[-3])
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[-3])
     return str(candidates[-1]) if candidates else None
 
 
-def find_chromium() -> str | None:
-    """A browser that runs without a display."""
-    return next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-
-
-TOOLS = (
-    Tool("postgres", find_postgres, "postgresql", "the manifest on PostgreSQL"),
-    Tool("chromium", find_chromium, "chromium", "the web page in a real browser"),
-)
+TOOLS = (Tool("PostgreSQL", find_postgres, "postgresql", "the manifest on PostgreSQL"),)
 
 
 def missing() -> list[Tool]:

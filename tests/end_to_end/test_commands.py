@@ -16,6 +16,8 @@ import pytest
 from simulator.ledger import Ledger
 from tests.support.stack import Stack, stack
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.support.stack import lake_identities, ledger_identities, stack
+
+pytestmark = pytest.mark.timeout(900)
 
 KILLS = 6
 AT_LEAST = 20_000

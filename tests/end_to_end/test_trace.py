@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from schemas.telemetry import METRICS, SPANS
 from tests.support.stack import stack
+
+pytestmark = pytest.mark.timeout(900)
 
 
 class Collector:
@@ -87,9 +90,9 @@ def test_a_batch_is_one_trace_from_socket_to_manifest(tmp_path: Path) -> None:
                 linked = {link.trace_id for span in received.named("writer", "writer.batch") for link in span.links}
                 return bool(produced & linked)
 
-            running.until(followed, "a writer's batch links to a producer's", seconds=90)
-            running.until(lambda: bool(received.named("writer", "writer.commit")), "a commit is traced", seconds=60)
-            running.until(lambda: "explorer.writer.rows" in received.metrics, "rows are counted", seconds=60)
+            running.until(followed, "a writer's batch links to a producer's")
+            running.until(lambda: bool(received.named("writer", "writer.commit")), "a commit is traced")
+            running.until(lambda: "explorer.writer.rows" in received.metrics, "rows are counted")
             assert running.stop() == []
         commit = received.named("writer", "writer.commit")[0]
         batches = {span.span_id: span for span in received.named("writer", "writer.batch")}

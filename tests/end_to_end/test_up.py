@@ -20,6 +20,8 @@ import httpx
 import psutil
 import pytest
 
+pytestmark = pytest.mark.timeout(900)
+
 README = Path(__file__).parents[2] / "README.md"
 SMALL = {
     "EXPLORER_SIMULATOR_HISTORY_HOURS": "2",
@@ -62,14 +64,14 @@ class Running:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def until(self, condition: Callable[[], Any], seconds: float = 120) -> None:
+    def until(self, condition: Callable[[], Any], seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.alive, self.text
             assert time.monotonic() < deadline, self.text
             time.sleep(0.1)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 240) -> int:
         deadline = time.monotonic() + seconds
         while self.alive:
             assert time.monotonic() < deadline, self.text

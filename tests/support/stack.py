@@ -70,7 +70,7 @@ class Stack:
         admin = make_admin(self.kafka)
         apply_topics(admin)
 
-    def until(self, condition: Callable[[], bool], what: str, *, seconds: float = 120, restarts: bool = True) -> None:
+    def until(self, condition: Callable[[], bool], what: str, *, seconds: float = 240, restarts: bool = True) -> None:
         """Waits for `condition` while looking after the processes; fails with what they said."""
         deadline = time.monotonic() + seconds
         while not condition():
