@@ -78,7 +78,6 @@ def consumer_overrides(config: WriterConfig) -> dict[str, Any]:
         "heartbeat.interval.ms": int(config.session_timeout_seconds * 1000 / 5),
         "max.poll.interval.ms": int(config.max_poll_interval_seconds * 1000),
         "queued.max.messages.kbytes": config.prefetch_bytes // 1024,
-        "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 20,
         "topic.metadata.refresh.interval.ms": 10_000,
     }

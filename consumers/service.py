@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from opentelemetry import metrics, trace
 
@@ -18,7 +18,7 @@ from consumers.counts import WriterCounts
 from consumers.dead_letters import DeadLetters
 from consumers.deadline import Deadline
 from consumers.decode import SchemaLookup, released_schemas
-from consumers.errors import DeadlineExceeded, NoRoom, OutageTooLong, Rejoin, TryAgain
+from consumers.errors import BrokerUnusable, DeadlineExceeded, NoRoom, OutageTooLong, Rejoin, TryAgain
 from consumers.kafka import ConsumerFactory, GroupConsumer, ProducerFactory, Publisher, consumer_overrides
 from consumers.writer import Writer
 from lake.dedupe import DedupeWindow
@@ -78,6 +78,7 @@ class WriterService:
 
         Raises ExplorerError for what only an operator can put right.
         """
+        self._store.root.mkdir(parents=True, exist_ok=True)
         with self._slot() as name:
             swept = self._store.sweep(name)
             log.info("writing", extra={"writer": name, "lake": str(self._store.root), "swept": len(swept)})
@@ -143,11 +144,13 @@ class WriterService:
                 writer.discard()
             self._tell(group, writer, force=True)
         except BaseException:
-            # Whatever ended this membership, its buffer must not be committed while the group is being left.
+            # Whatever ended this membership, its buffer must not be committed while the group is being left, and what
+            # leaving runs into must not hide the cause.
             writer.discard()
+            with suppress(Rejoin, BrokerUnusable):
+                group.close()
             raise
-        finally:
-            group.close()
+        group.close()
 
     def _turn(self, group: GroupConsumer, writer: Writer) -> None:
         """Poll once; commit if it is time. While a commit has to wait, polling goes on without taking in more."""
@@ -166,7 +169,7 @@ class WriterService:
         self._tell(group, writer)
 
     def _commit(self, writer: Writer) -> None:
-        free = shutil.disk_usage(self._store.root if self._store.root.exists() else self._store.root.parent).free
+        free = shutil.disk_usage(self._store.root).free
         if free < self._config.min_free_bytes:
             raise NoRoom(f"{free} bytes are free on the lake's disk, {self._config.min_free_bytes} are required")
         if writer.due:

@@ -218,10 +218,13 @@ class Writer:
 
     def _prepare(self) -> Prepared:
         batch = self._batch
-        self._notice_replays()
-        read = read_batch(batch, self._lookup)
+        try:
+            self._notice_replays()
+            read = read_batch(batch, self._lookup)
+            prepared = prepare(self._name, batch, read, self._positions, self._window)
+        except ManifestUnavailable as error:
+            raise TryAgain(error.message) from error
         self._judge(len(batch), read.bad)
-        prepared = prepare(self._name, batch, read, self._positions, self._window)
         self._batch = Batch()
         return prepared
 
