@@ -22,12 +22,12 @@ from pipeline.kafka import KafkaSettings, make_admin, make_consumer, make_produc
 from pipeline.registry import (
     COMPATIBILITY,
     RegistryError,
-    RegistrySettings,
     RegistryUnavailableError,
     SchemaRegistry,
     register_schemas,
     schema_lookup,
 )
+from pipeline.registry_settings import RegistrySettings
 from schemas.avro_schemas import latest, released
 from schemas.bodies import Cursor, decode_body
 from schemas.framing import RegistryFraming, SchemaRef, SingleObjectFraming, split
