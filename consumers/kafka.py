@@ -311,6 +311,15 @@ class RangeReader:
         except KafkaException as error:
             raise _refused(error) from error
 
+    def at_time(self, time_us: int, partitions: Collection[int]) -> dict[int, int | None]:
+        """The first offset of each partition whose message is not older than `time_us`; None when there is none."""
+        asked = [confluent_kafka.TopicPartition(self._topic, partition, time_us // 1000) for partition in partitions]
+        try:
+            found = self._consumer.offsets_for_times(asked, timeout=30.0) if asked else []
+        except KafkaException as error:
+            raise _refused(error) from error
+        return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in found}
+
     def read(
         self, ranges: Mapping[int, tuple[int, int]], max_messages: int, idle_seconds: float
     ) -> Iterator[TopicRecords]:
