@@ -172,6 +172,7 @@ def _derived(profile: str, layers: list[Layer]) -> Layer:
         )
         values["source", "hosts"] = [f"ws://127.0.0.1:{simulator}"]
         values["source", "start"] = "oldest"
+        values["source", "backoff_longest"] = 2.0
         values["simulator", "malformed_share"] = 0.0005
     return Layer(f"profile {profile}", values)
 

@@ -182,10 +182,10 @@ class Up:
         self.say(f"starting the simulator ({hours:g} h of history first)")
         deadline = time.monotonic() + self.settings.supervisor.simulator_ready_seconds
         while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.simulator_url}/_simulator/status", timeout=2.0).status_code == 200:
+            with contextlib.suppress(httpx.HTTPError, ValueError):
+                if httpx.get(f"{self.simulator_url}/_simulator/status", timeout=2.0).json().get("ready"):
                     return
-            self._fail_early("simulator", deadline, "did not answer in time")
+            self._fail_early("simulator", deadline, "was not ready in time")
 
     def _fail_early(self, name: str, deadline: float, late: str) -> None:
         """Between two looks at a child that has to become ready: raises when it died or the time is over."""

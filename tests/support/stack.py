@@ -46,7 +46,6 @@ class Stack:
             "EXPLORER_STATE": str(state),
             "EXPLORER_SIMULATOR_PORT": str(self.port),
             "EXPLORER_SOURCE_HOSTS": f"ws://127.0.0.1:{self.port}",
-            "EXPLORER_SOURCE_BACKOFF_LONGEST": "1",
             **environment,
         }
         self.kafka = KafkaSettings(bootstrap="127.0.0.1:1")
@@ -60,7 +59,7 @@ class Stack:
             if name == "broker":
                 self._await_broker()
             elif name == "simulator":
-                self.until(lambda: self.simulator() is not None, "the simulator answers", restarts=False)
+                self.until(lambda: (self.simulator() or {}).get("ready"), "the history is made", restarts=False)
 
     def _await_broker(self) -> None:
         broker = LocalBroker(self.state / "kafka")
@@ -70,7 +69,7 @@ class Stack:
         admin = make_admin(self.kafka)
         apply_topics(admin)
 
-    def until(self, condition: Callable[[], bool], what: str, *, seconds: float = 240, restarts: bool = True) -> None:
+    def until(self, condition: Callable[[], Any], what: str, *, seconds: float = 240, restarts: bool = True) -> None:
         """Waits for `condition` while looking after the processes; fails with what they said."""
         deadline = time.monotonic() + seconds
         while not condition():
