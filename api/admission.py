@@ -7,6 +7,7 @@ lane of their own: heavy ones cannot starve them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import Counter, deque
@@ -15,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from api.engine import CancelReason, Engine, FileUnreadable, QueryCancelled, QueryOutOfMemory, Session
+from api.engine import CancelReason, Engine, FileDamaged, FileGone, QueryCancelled, QueryOutOfMemory, Session
 from api.errors import ApiError, Problem, over_capacity
 
+LOGGER = logging.getLogger("explorer.api")
 T = TypeVar("T")
 _INTERRUPT_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = 5
@@ -223,9 +225,15 @@ class QueryRunner:
             raise over_capacity(
                 "the query needs more memory than is free: narrow it, or try again later", _RETRY_SECONDS
             ) from None
-        except FileUnreadable as error:
+        except FileGone as error:
             raise ApiError(
-                Problem.SNAPSHOT_GONE, "a file of this snapshot is not readable any more: repeat the request"
+                Problem.SNAPSHOT_GONE, "a file of this snapshot was replaced while the query ran: repeat the request"
+            ) from error
+        except FileDamaged as error:
+            LOGGER.error("a file of the lake is damaged: run `post-explorer lake verify`", extra={"error": str(error)})
+            raise ApiError(
+                Problem.UNAVAILABLE,
+                "a file that the query needs is damaged; the operator has to restore it: try another time range",
             ) from error
 
     @property

@@ -72,6 +72,15 @@ class PageMeta(Answer):
     seconds: float = Field(description="Time the query took.")
 
 
+class SinceInfo(Answer):
+    """What became of the posts that stood in an older snapshot."""
+
+    stood_then: int
+    removed_since: int
+    edited_since: int
+    basis: str = Field(description="Which posts the numbers are about.")
+
+
 class Page(Answer):
     """A page of rows."""
 
@@ -79,6 +88,7 @@ class Page(Answer):
     meta: PageMeta
     snapshot: SnapshotInfo
     coverage: Coverage
+    since: SinceInfo | None = Field(None, description="On the first page of a search with `as_of`.")
 
 
 class FieldProblem(BaseModel):

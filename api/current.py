@@ -23,14 +23,17 @@ from typing import Final
 import pyarrow as pa
 
 from api.engine import Session
+from api.snapshots import AsOf, as_of_predicate
+from api.sql import Bound
 from lake.fold import ENDING_SQL, NEWER_SQL
 from lake.manifest import LiveFile, Snapshot
 
 _READ: Final = "FROM read_parquet($files, hive_partitioning = false)"
 _KEYS: Final = f"SELECT did, collection, rkey_tid, rkey_text, rev_tid, time {_READ} WHERE {ENDING_SQL}"
-_SYNCS: Final = f"SELECT did, rev_tid, time {_READ}"
+_SYNCS: Final = f"SELECT did, rev_tid, time, kafka_partition, kafka_offset {_READ}"
 _ACCOUNTS: Final = """
-    SELECT did, time, coalesce(relay_seq, 0) AS relay_seq, coalesce(active, FALSE) AS active, coalesce(status, '') AS status
+    SELECT did, time, coalesce(relay_seq, 0) AS relay_seq, coalesce(active, FALSE) AS active, coalesce(status, '') AS status,
+        kafka_partition, kafka_offset
     FROM read_parquet($files, hive_partitioning = false)
 """
 _ACCOUNT_ENDS: Final = """
@@ -42,7 +45,7 @@ _ACCOUNT_ENDS: Final = """
                 THEN TIMESTAMP 'infinity'
                 ELSE max(time) FILTER (NOT active AND status = 'deleted')
             END AS until
-        FROM account_rows GROUP BY did)
+        FROM account_rows WHERE {visible} GROUP BY did)
     WHERE until IS NOT NULL
 """
 
@@ -82,6 +85,9 @@ class Ends:
         return " ".join(joins)
 
 
+_PLACE: Final = (("kafka_partition", pa.int32()), ("kafka_offset", pa.int64()))
+
+
 class CurrentState:
     """Reads and caches what ended rows; files never change, so that each is read once. Thread-safe."""
 
@@ -101,16 +107,28 @@ class CurrentState:
             accounts = self._accounts(session, snapshot.files("account"))
         return Ends(records, accounts, syncs)
 
-    def syncs(self, session: Session, snapshot: Snapshot) -> pa.Table:
-        """Every sync of the snapshot, also those that were applied to the files."""
+    def syncs(self, session: Session, snapshot: Snapshot, as_of: AsOf | None = None) -> pa.Table:
+        """Every sync of the snapshot, also those that were applied to the files; or those that an older one had."""
         with self._lock:
-            return self._combine(session, "syncs", _SYNCS, snapshot.files("sync"))
+            found = self._combine(session, "syncs", _SYNCS, snapshot.files("sync"))
+        if as_of is None:
+            return found
+        session.register("sync_rows", found)
+        bound = Bound()
+        return session.table(f"SELECT * FROM sync_rows WHERE {as_of_predicate(as_of, 'sync', bound)}", bound.values)  # noqa: S608
 
-    def _accounts(self, session: Session, files: Sequence[LiveFile]) -> pa.Table:
-        key = ("account ends", *(file.path for file in files))
+    def accounts(self, session: Session, snapshot: Snapshot, as_of: AsOf | None = None) -> pa.Table:
+        """Which accounts ended, until when, and which are hidden: now, or in an older snapshot."""
+        with self._lock:
+            return self._accounts(session, snapshot.files("account"), as_of)
+
+    def _accounts(self, session: Session, files: Sequence[LiveFile], as_of: AsOf | None = None) -> pa.Table:
+        key = (f"account ends {as_of.version if as_of else ''}", *(file.path for file in files))
         if key not in self._combined:
             session.register("account_rows", self._combine(session, "accounts", _ACCOUNTS, files))
-            self._remember(key, session.table(_ACCOUNT_ENDS, {}))
+            bound = Bound()
+            visible = "TRUE" if as_of is None else as_of_predicate(as_of, "account", bound)
+            self._remember(key, session.table(_ACCOUNT_ENDS.replace("{visible}", visible), bound.values))
         return self._combined[key]
 
     def _combine(self, session: Session, name: str, sql: str, files: Sequence[LiveFile]) -> pa.Table:
@@ -137,7 +155,7 @@ class CurrentState:
     def _remember(self, key: tuple[str, ...], table: pa.Table) -> None:
         self._combined[key] = table
         # One entry per table and relation of the newest snapshot, and those of requests that still run.
-        while len(self._combined) > 64:
+        while len(self._combined) > 32:
             self._combined.popitem(last=False)
 
     @staticmethod
@@ -151,13 +169,14 @@ class CurrentState:
                 ("rev_tid", pa.int64()),
                 ("time", pa.timestamp("us")),
             ],
-            "syncs": [("did", pa.string()), ("rev_tid", pa.int64()), ("time", pa.timestamp("us"))],
+            "syncs": [("did", pa.string()), ("rev_tid", pa.int64()), ("time", pa.timestamp("us")), *_PLACE],
             "accounts": [
                 ("did", pa.string()),
                 ("time", pa.timestamp("us")),
                 ("relay_seq", pa.int64()),
                 ("active", pa.bool_()),
                 ("status", pa.string()),
+                *_PLACE,
             ],
         }[name]
         return pa.schema(columns).empty_table()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -42,8 +42,12 @@ class QueryOutOfMemory(Exception):  # noqa: N818 - an outcome
     """The memory and spill limits do not allow the query at the moment."""
 
 
-class FileUnreadable(Exception):  # noqa: N818 - an outcome
-    """A file of the snapshot cannot be read: unlinked since, or damaged."""
+class FileGone(Exception):  # noqa: N818 - an outcome
+    """A file of the snapshot was unlinked since: a newer snapshot has its rows."""
+
+
+class FileDamaged(Exception):  # noqa: N818 - an outcome
+    """A file of the snapshot is not what was written: the operator has to restore it."""
 
 
 class Session:
@@ -114,15 +118,26 @@ class Session:
             raise QueryOutOfMemory(str(error)) from error
         except duckdb.InterruptException:
             raise QueryCancelled(self._reason or CancelReason.CANCELLED) from None
-        except duckdb.IOException as error:
-            raise FileUnreadable(str(error)) from error
+        except (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException) as error:
+            raise _about_file(error) from error
         except OSError as error:
             # The Arrow reader wraps DuckDB's errors.
             if self._reason is not None or "INTERRUPT" in str(error):
                 raise QueryCancelled(self._reason or CancelReason.CANCELLED) from None
             if "Out of Memory" in str(error):
                 raise QueryOutOfMemory(str(error)) from error
-            raise FileUnreadable(str(error)) from error
+            raise _about_file(error) from error
+
+
+_DAMAGE: Final = ("magic bytes", "corrupt", "deserializ", "decompress", "parquet", "zstd", "thrift", "checksum")
+
+
+def _about_file(error: Exception) -> Exception:
+    """What an error of the reader means; other errors stay as they are."""
+    text = str(error).lower()
+    if "no files found" in text or "no such file" in text or "cannot open file" in text:
+        return FileGone(str(error))
+    return FileDamaged(str(error)) if any(word in text for word in _DAMAGE) else error
 
 
 class Engine:

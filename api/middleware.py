@@ -66,7 +66,7 @@ class RequestLayer:
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope["explorer.request_id"] = request_id
         started = time.monotonic()
-        status = 500
+        status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -85,11 +85,17 @@ class RequestLayer:
         with _TRACER.start_as_current_span("api.request", context, trace.SpanKind.SERVER) as span:
             try:
                 await self._guarded(scope, receive, send_with_headers, headers)
+            except Exception:
+                # Starlette raises again what its handlers answered and logged; a client whose answer is complete must
+                # not find its connection closed.
+                if status is None:
+                    raise
             finally:
                 seconds = time.monotonic() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._counts.active -= 1
                 self._counts.seconds += seconds
+                status = 500 if status is None else status
                 self._counts.statuses[f"{status // 100}xx"] += 1
                 span.set_attributes(
                     {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}

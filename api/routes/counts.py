@@ -22,7 +22,7 @@ from api.aggregates import (
     run_groups,
     total_authors,
 )
-from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, SinceInfo, SnapshotInfo, json_answer
 from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import Clock, PostQuery
@@ -31,6 +31,7 @@ from api.parameters import known_parameters
 from api.posts_query import Selection
 from api.routes.common import Planned, coverage_of, plan_posts, run_posts
 from api.services import Services, services
+from api.since import Since, run_since
 from api.times import to_datetime, to_micros
 
 router = APIRouter(tags=["counts"], dependencies=[Depends(known_parameters)])
@@ -72,6 +73,7 @@ class Counts(Answer):
     seconds: float
     snapshot: SnapshotInfo
     coverage: Coverage
+    since: SinceInfo | None = Field(None, description="With `as_of`.")
 
 
 def range_of(query: PostQuery, planned: Planned) -> tuple[int, int]:
@@ -99,7 +101,12 @@ async def counts(
     interval = query.interval or default_interval(start, end)
     check_buckets(interval, start, end)
 
+    since: Since | None = None
+
     def work(session: Session, selection: Selection) -> tuple[list[Bucket], int | None]:
+        nonlocal since
+        if planned.as_of is not None:
+            since = run_since(session, here.lake, planned.scan, selection.filters)
         plan = CountPlan(planned.scan, selection, interval, start, end, query.authors, query.share)
         return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
 
@@ -115,6 +122,8 @@ async def counts(
         "snapshot": planned.about(),
         "coverage": await coverage_of(planned, [POST], to_micros(bucket_start(to_datetime(start), interval)), end),
     }
+    if since is not None:
+        body["since"] = since.json()
     return json_answer(body)
 
 

@@ -177,9 +177,9 @@ async def export_provenance(request: Request, id: ExportId, exports: HereExports
     return json_answer(provenance(job, job.sha256), headers=headers)
 
 
-@router.api_route(
+@router.head("/exports/{id}/data", include_in_schema=False)
+@router.get(
     "/exports/{id}/data",
-    methods=["GET", "HEAD"],
     operation_id="export_data",
     summary="The file of an export",
     tags=["exports"],

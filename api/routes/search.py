@@ -31,6 +31,7 @@ from api.routes.common import (
 )
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
+from api.since import Since, run_since
 from api.totals import Total, TotalMode, run_total
 from api.walk import Page as FoundPage
 
@@ -121,16 +122,20 @@ async def search(
     digest = planned.digest(sort=query.sort)
     cursor = decode_cursor(here, query.cursor, digest)
 
+    since: Since | None = None
     seed = None if query.sample is None else query.seed
 
     def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
         plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.page_seconds, seed)
+        nonlocal since
         page = run_search(session, here.lake, plan)
         rows = publish(POST, page.rows, fields)
         if extras:
             added = page_extras(session, here.lake, planned.scan, page.rows, extras)
             columns = {name: rows[name] if name in fields else added[name] for name in chosen}
             rows = pa.table(columns)
+        if planned.as_of is not None and cursor is None:
+            since = run_since(session, here.lake, planned.scan, selection.filters)
         total = None
         if query.total is not TotalMode.NONE:
             total = run_total(session, here.lake, planned.scan, selection, query.total, settings.total_seconds)
@@ -149,4 +154,6 @@ async def search(
         "snapshot": planned.about(),
         "coverage": await coverage_of(planned, [POST], query.start, query.end),
     }
+    if since is not None:
+        body["since"] = since.json()
     return json_answer(body, headers={"Link": f'<{link}>; rel="next"'} if link else None)

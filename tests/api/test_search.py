@@ -253,3 +253,31 @@ def test_as_of_leaves_out_what_came_later_and_what_was_removed(builder: LakeBuil
     assert [row["text"] for row in body["results"]] == ["stays"]
     assert (body["snapshot"]["version"], body["snapshot"]["current_version"]) == (version, version + 1)
     assert client.get("/v1/search", params={"as_of": 99}).status_code == 410
+
+
+def test_as_of_says_what_was_removed_and_edited_since(builder: LakeBuilder, client: httpx.Client) -> None:
+    early = builder.post(did(1), "deleted before")
+    posts = [builder.post(did(1 + number % 3), f"post {number}") for number in range(9)]
+    builder.account(did(5), active=False, status="deactivated")
+    builder.post(did(5), "hidden then")
+    builder.tick()
+    builder.delete(early["uri"])
+    version = builder.commit()
+    builder.tick(60)
+    builder.delete(posts[0]["uri"])
+    builder.post(did(2), "edited", operation="update", rkey=posts[1]["rkey"])
+    builder.post(did(2), "edited, then deleted", operation="update", rkey=posts[4]["rkey"])
+    builder.tick()
+    builder.delete(posts[4]["uri"])
+    builder.account(did(3), active=False, status="takendown")
+    builder.commit()
+    for path in ("/v1/search", "/v1/counts"):
+        since = client.get(path, params={"as_of": version}).json()["since"]
+        assert (since["stood_then"], since["removed_since"], since["edited_since"]) == (9, 5, 1)
+        own = client.get(path, params={"as_of": version, "author": did(1)}).json()["since"]
+        assert (own["stood_then"], own["removed_since"], own["edited_since"]) == (3, 1, 0)
+    assert {row["text"] for row in client.get("/v1/search", params={"as_of": version}).json()["results"]} == {
+        "post 3",
+        "post 6",
+        "post 7",
+    }
