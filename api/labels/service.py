@@ -30,6 +30,7 @@ from api.labels.worker import WorkRequest
 LOGGER = logging.getLogger("explorer.api")
 _CHUNK: Final = 2**20
 _WAIT_SECONDS: Final = 30.0
+_LEFT_OVER_SECONDS: Final = 3600.0
 _PARQUET_MAGIC: Final = b"PAR1"
 
 
@@ -57,12 +58,13 @@ class Labels:
         self.sweep()
 
     def sweep(self) -> int:
-        """Unlink what a crash left between a file and the catalogue; the number of files. Only while nobody uploads."""
+        """Unlink what a crash left between a file and the catalogue; the number of files. Younger ones may be in use."""
         known = self.catalogue.files()
+        before = self._clock() - _LEFT_OVER_SECONDS
         left = [
             path
             for path in self.folder.glob("*.*")
-            if path.suffix in (".parquet", ".upload") and path.name not in known
+            if path.suffix in (".parquet", ".upload") and path.name not in known and path.stat().st_mtime < before
         ]
         for path in left:
             path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -300,5 +301,7 @@ def test_what_a_crash_left_is_swept_at_the_next_start(make: Make) -> None:
     assert service.put("lean", f"did,lean\n{DID},left\n").status_code == 201
     for name in ("0123.upload", "4567.parquet"):
         (service.labels.folder / name).write_bytes(b"left over")
-    assert make().files() == [".parquet"]
+        os.utime(service.labels.folder / name, (0, 0))
+    (service.labels.folder / "89ab.upload").write_bytes(b"on its way")
+    assert make().files() == [".parquet", ".upload"]
     assert make().request("GET", "/v1/labels/lean").status_code == 200

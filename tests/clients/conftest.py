@@ -1,16 +1,11 @@
-"""The Python client's tests: its package on the path, and a real service over a small lake."""
+"""The Python client's tests: a real service over a small lake."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "python" / "src"))
-
 from post_explorer_client import Explorer, Retry
 
 from tests.api.conftest import MakeClient, builder, make_client

@@ -81,6 +81,12 @@ def test_tables_hold_the_rows_with_typed_times(explorer: Explorer) -> None:
     assert nothing.to_polars().height == nothing.to_arrow().num_rows == 0
 
 
+def test_pandas_frames(explorer: Explorer) -> None:
+    frame = explorer.search(fields=["time", "text"]).to_pandas()
+    assert list(frame["text"]) == EXPECTED
+    assert str(frame["time"].dt.tz) == "UTC"
+
+
 def test_a_refusal_is_the_services_own_text(explorer: Explorer) -> None:
     with pytest.raises(InvalidRequest, match="start must be earlier than end") as caught:
         explorer.search(start="2026-03-02", end="2026-03-01").all()

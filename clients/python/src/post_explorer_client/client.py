@@ -12,7 +12,7 @@ import httpx
 from .exports import Export
 from .http import Http, Retry
 from .labels import Labels
-from .parameters import AggregateQuery, CountsQuery, Filters, SampleQuery, SearchQuery, Texts, encode
+from .parameters import LISTS, AggregateQuery, CountsQuery, Filters, SampleQuery, SearchQuery, Texts, encode, text_of
 from .results import Row, Rows, Search
 
 VERSION = "0.1.0"
@@ -98,14 +98,26 @@ class Explorer:
         format: Literal["csv", "ndjson", "parquet"] = "parquet",  # noqa: A002 - the service's name for it
         compression: Literal["none", "zstd", "gzip"] | None = None,
         fields: Iterable[str] | None = None,
+        limit: int | None = None,
+        spreadsheet_safe: bool = False,
+        name: str | None = None,
         **filters: Unpack[Filters],
     ) -> Export:
-        """Start an export of every match; `export.wait()` and `export.download()` fetch the file."""
+        """Start an export of every match, or of the oldest `limit`; `export.wait()` and `export.download()` fetch the file.
+
+        `fields` may also name `likes`, `reposts`, `replies`, `quotes`, `handle` and `label:<name>`. `spreadsheet_safe` (CSV)
+        puts an apostrophe before texts that a spreadsheet would run as a formula. `name` is the beginning of the file's name.
+        """
         body: dict[str, Any] = {"format": format, **_json(filters)}
-        if compression is not None:
-            body["compression"] = compression
+        chosen = {
+            "compression": compression,
+            "limit": limit,
+            "name": name,
+            "spreadsheet_safe": spreadsheet_safe or None,
+        }
+        body |= {option: value for option, value in chosen.items() if value is not None}
         if fields is not None:
-            body["fields"] = list(fields)
+            body["fields"] = fields.split(",") if isinstance(fields, str) else list(fields)
         # A fixed key makes a repeated request answer with the job that the first one started.
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return Export(self._http, self._http.json("POST", "/v1/exports", body=body, headers=headers))
@@ -113,6 +125,19 @@ class Explorer:
     def export_of(self, export_id: str) -> Export:
         """An export that was started before."""
         return Export(self._http, self._http.json("GET", f"/v1/exports/{export_id}"))
+
+    def exports(self) -> list[Export]:
+        """Your exports that the service still knows, the newest first."""
+        return [Export(self._http, body) for body in self._http.json("GET", "/v1/exports")["exports"]]
+
+    def compliance(self, uris: Iterable[str] = (), *, export: str | None = None) -> Row:
+        """What became of records that you have a copy of: `summary` by fate, and `results` for each uri.
+
+        Give the uris (10,000 at most), or the id of an export; of the latter only what is gone or edited is listed.
+        """
+        body = {"export": export} if export is not None else {"uris": list(uris)}
+        found: Row = self._http.json("POST", "/v1/compliance", body=body)
+        return found
 
     # --- everything else ---------------------------------------------------------------------------------------------
 
@@ -127,17 +152,15 @@ class Explorer:
 
 
 def _json(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Filters as JSON members: lists stay lists, times become text."""
-    pairs = encode(filters)
+    """Filters as JSON members: times become text, and filters that take several values always get a list."""
+
+    def value_of(name: str, value: Any) -> Any:
+        return value if isinstance(value, (bool, int, float)) else text_of(name, value)
+
     found: dict[str, Any] = {}
     for name, value in filters.items():
-        texts = [text for pair, text in pairs if pair == name]
         if isinstance(value, (list, tuple, set, frozenset)):
-            found[name] = [
-                item if isinstance(item, (bool, int)) else text for item, text in zip(value, texts, strict=True)
-            ]
-        elif isinstance(value, (bool, int, float)):
-            found[name] = value
-        elif texts:
-            found[name] = texts[0]
+            found[name] = [value_of(name, item) for item in value]
+        elif value is not None:
+            found[name] = [value_of(name, value)] if name in LISTS else value_of(name, value)
     return found

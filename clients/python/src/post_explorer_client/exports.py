@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
 import httpx
 
-from .errors import DownloadError, ExportError
+from .errors import DownloadError, ExportError, ProblemError
 from .http import Http, is_temporary
 from .results import Row
 
-_CHUNK = 2**20
 _POLL_SECONDS = (0.2, 5.0)
 _ENDED = frozenset({"done", "failed", "cancelled", "expired"})
 
@@ -108,8 +110,9 @@ class Export:
     def download(self, target: str | Path | None = None, report: Report | None = None) -> Path:
         """Fetch the file; the path it was written to, by default the service's file name in the current folder.
 
-        A download that broke off is continued, also by a later call: `<name>.part` holds what has arrived. The file gets its
-        name only when its SHA-256 is the announced one; DownloadError otherwise.
+        A download that broke off is continued, also by a later call: `<name>.part` holds what has arrived, `<name>.part.json`
+        of what. The file gets its name only when its SHA-256 is the one the service announced; DownloadError otherwise.
+        Rows that were removed from the network before the download began are not in it.
         """
         if self.state not in _ENDED:
             self.wait(report=report)
@@ -118,26 +121,26 @@ class Export:
         path = Path(target) if target is not None else Path(_plain_name(str(self.body["file_name"])))
         if path.is_dir():
             path = path / _plain_name(str(self.body["file_name"]))
-        part = path.with_name(path.name + ".part")
-        size, sha256 = int(self.body["bytes"]), str(self.body["sha256"])
+        part, about = (path.with_name(path.name + suffix) for suffix in (".part", ".part.json"))
+        file = _Announced.read(about) if part.exists() else None
         again = self._http.attempts()
-        if size == 0:
-            part.touch()
-        while (have := part.stat().st_size if part.exists() else 0) < size:
+        while file is None or part.stat().st_size < file.size:
             try:
-                self._fetch(part, have, size, sha256, report)
-            except (httpx.TransportError, DownloadError) as error:
+                file = self._fetch(part, about, file, report)
+            except httpx.TransportError as error:
                 again(DownloadError(f"{path}: the download broke off, repeat it to go on: {error}"), None)
-            except Exception as error:
+            except ProblemError as error:
                 if not is_temporary(error):
                     raise
-                again(error, getattr(error, "retry_after", None))
-        if part.stat().st_size != size or _sha256(part) != sha256:
+                again(error, error.retry_after)
+            file = _Announced.read(about)
+        about.unlink()
+        if part.stat().st_size != file.size or _sha256(part) != file.sha256:
             part.unlink()
             raise DownloadError(f"{path}: what arrived is not what the service announced: download it again")
         part.replace(path)
         if report is not None:
-            report(Progress("download", 1.0, self.rows, size))
+            report(Progress("download", 1.0, self.rows, file.size))
         return path
 
     def provenance(self) -> Row:
@@ -145,21 +148,56 @@ class Export:
         found: Row = self._http.json("GET", str(self.body["provenance"]))
         return found
 
-    def _fetch(self, part: Path, have: int, size: int, sha256: str, report: Report | None) -> None:
+    def _fetch(self, part: Path, about: Path, known: _Announced | None, report: Report | None) -> _Announced:
+        """Read on from where `part` ends while the service still has that file, else from the start."""
         headers = {"Accept-Encoding": "identity"}
-        if have:
-            headers |= {"Range": f"bytes={have}-", "If-Range": f'"{sha256}"'}
+        have = part.stat().st_size if known is not None and part.exists() else 0
+        if known is not None and have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": known.etag}
         with self._http.stream(str(self.body["download"]), headers=headers) as response:
-            mode = "ab" if response.status_code == 206 else "wb"
-            done = have if mode == "ab" else 0
-            with part.open(mode) as file:
-                for chunk in response.iter_bytes(_CHUNK):
-                    file.write(chunk)
+            file = _Announced.of(response)
+            resumed = response.status_code == 206
+            if not resumed:
+                part.write_bytes(b"")
+                about.write_text(json.dumps(asdict(file)))
+            done = have if resumed else 0
+            with part.open("ab") as target:
+                # As the pieces come: a larger buffer would be lost when the connection breaks.
+                for chunk in response.iter_raw():
+                    target.write(chunk)
                     done += len(chunk)
-                    if report is not None:
-                        report(Progress("download", min(done / size, 0.999) if size else None, self.rows, done))
-        if done < size:
-            raise DownloadError(f"{done} of {size} bytes arrived")
+                    if report is not None and done < file.size:
+                        report(Progress("download", done / file.size, self.rows, done))
+        return file
+
+
+@dataclass(frozen=True)
+class _Announced:
+    """What the service says about the file that it sends."""
+
+    etag: str
+    sha256: str
+    size: int
+
+    @staticmethod
+    def of(response: httpx.Response) -> _Announced:
+        """From the headers of a whole or partial answer; DownloadError when they do not say it."""
+        digest = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", response.headers.get("repr-digest", ""))
+        size = response.headers.get("content-range", "").rpartition("/")[2] or response.headers.get(
+            "content-length", ""
+        )
+        if digest is None or not size.isdigit():
+            raise DownloadError("the service does not announce the file's size and digest: is it a Post Explorer?")
+        return _Announced(response.headers.get("etag", ""), base64.b64decode(digest[1]).hex(), int(size))
+
+    @staticmethod
+    def read(path: Path) -> _Announced | None:
+        """What an earlier attempt noted; None when there is nothing usable."""
+        try:
+            found = json.loads(path.read_text())
+            return _Announced(str(found["etag"]), str(found["sha256"]), int(found["size"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def _plain_name(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_type_hints
 
 Time = str | date | datetime
 """A date, a time (without a zone: UTC), or an age such as `7d`."""
@@ -87,6 +87,8 @@ class AggregateQuery(Filters, total=False):
     missing: bool
 
 
+LISTS = frozenset(name for name, kind in get_type_hints(Filters).items() if kind in (Texts, Numbers))
+"""Filters that take several values."""
 COMMA_LISTS = frozenset({"fields"})
 """Parameters that take several values in one text."""
 
