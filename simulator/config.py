@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from simulator.scenarios import Scenarios
 
 MAX_RATE = 1_000_000.0
 
@@ -99,3 +101,9 @@ class SimulatorSettings(BaseModel):
         (),
         description="Scenarios switched on at start, as `name` or `name:every=1000,count=1`; see simulator/scenarios.py.",
     )
+
+    @field_validator("scenarios")
+    @classmethod
+    def _known_scenarios(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Scenarios(0, value)
+        return value

@@ -63,6 +63,7 @@ class Connection:
             self._hello.set()
         self._message = bytearray()
         self._binary = False
+        self._finished = False
         writer.transport.set_write_buffer_limits(high=HIGH_WATER)
 
     async def run(self, cursor: int | None, outdated: str | None, position: int) -> None:
@@ -117,7 +118,7 @@ class Connection:
                 if isinstance(event, Frame):
                     self._received(event)
             await self._flush()
-            if not data:
+            if not data or self._finished:
                 return
 
     def _received(self, frame: Frame) -> None:
@@ -261,6 +262,8 @@ class Connection:
         for data in self._protocol.data_to_send():
             if data:
                 self._writer.write(data)
+            else:
+                self._finished = True  # the library's sign that the closing handshake is complete
         await self._drain(HIGH_WATER)
 
     async def _drain(self, allowed: int) -> None:

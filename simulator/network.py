@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,15 @@ class Network:
         self.settings = settings
         self._folder = settings.data_dir
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self._folder)
-        self._birth = self._birth_certificate()
-        self.scenarios = Scenarios(settings.seed, settings.scenarios)
-        self.log = LogWriter(self._folder / "log", settings.segment_events)
-        self.generator = Generator(settings)
+        with ExitStack() as undo:
+            self._lock = undo.enter_context(_take_lock(self._folder))
+            self._birth = self._birth_certificate()
+            self.scenarios = Scenarios(settings.seed, settings.scenarios)
+            self.log = LogWriter(self._folder / "log", settings.segment_events)
+            undo.callback(self.log.close)
+            self.generator = Generator(settings)
+            self._recover()
+            undo.pop_all()
         self.log.epoch = self._birth["epoch"]
         self.cursors = Cursors(self.log, self.infos, [(start, end) for start, end in self._birth["spans"]])
         self.tip = asyncio.Event()
@@ -51,7 +56,6 @@ class Network:
         self.rate = settings.rate
         self.compactions = int(self._birth["compactions"])
         self._checkpoint_at = time.monotonic()
-        self._recover()
         self.clock = SimulatedClock(self.log.last_time or self._birth["history_start_us"], settings.speed)
 
     def history(self) -> Iterator[int]:

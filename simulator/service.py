@@ -48,7 +48,10 @@ class SimulatorService:
     def _announce(self, server: JetstreamServer) -> None:
         self.port = server.port
         address = {"host": self._settings.host, "port": server.port, "url": f"ws://{self._settings.host}:{server.port}"}
-        (self._settings.data_dir / "address.json").write_text(json.dumps(address))
+        path = self._settings.data_dir / "address.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(address))
+        temporary.replace(path)
         self.listening.set()
         logger.info("simulator listens on %s", address["url"], extra=address)
 

@@ -35,7 +35,7 @@ class TextSource:
     def __init__(self, seed: int, bulk: np.random.Generator, draw: random.Random) -> None:
         self._bulk = bulk
         self._draw = draw
-        self._languages = [Words(vocabulary, []) for vocabulary in build_vocabularies(seed)]
+        self._languages = [Words(vocabulary, []) for vocabulary in build_vocabularies()]
         total, self._cumulative = 0.0, []
         for words in self._languages:
             total += words.vocabulary.share

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,10 @@ PUNCTUATION = tuple(
 )
 
 
-def build_vocabularies(seed: int) -> tuple[Vocabulary, ...]:
-    """All languages, deterministic by seed; called once at start (tens of milliseconds)."""
-    draw = random.Random(seed)
+@cache
+def build_vocabularies() -> tuple[Vocabulary, ...]:
+    """All languages, always the same ones; built once in a process (a third of a second)."""
+    draw = random.Random("vocabulary")
     return tuple(_build(script, draw) for script in _SCRIPTS)
 
 

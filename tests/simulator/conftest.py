@@ -6,13 +6,12 @@ import datetime as dt
 import json
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
@@ -84,13 +83,9 @@ class Running:
     def get(
         self, path: str, headers: dict[str, str] | None = None, body: bytes | None = None, **query: Any
     ) -> tuple[int, dict[str, str], bytes]:
-        request = urllib.request.Request("http://" + self.url(path, **query), data=body, headers=headers or {})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, dict(answer.headers), answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, dict(error.headers), error.read()
+        method = "GET" if body is None else "POST"
+        answer = httpx.request(method, "http://" + self.url(path, **query), content=body, headers=headers, timeout=30)
+        return answer.status_code, dict(answer.headers), answer.content
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.get("/_simulator/status")[2])

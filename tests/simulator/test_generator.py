@@ -27,7 +27,7 @@ def _generate(slots: int, **changes: object) -> list[Batch]:
 
 @pytest.fixture(scope="module")
 def batches() -> list[Batch]:
-    return _generate(100_000)
+    return _generate(60_000)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_v2_mean_and_mix_match_the_reference(batches: list[Batch], payloads: lis
 
 def test_every_known_collection_occurs_and_others_too(payloads: list[dict]) -> None:
     names = {payload["collection"] for payload in payloads if "collection" in payload}
-    for batch in _generate(200_000, seed=3, content_cids=False):
+    for batch in _generate(120_000, seed=3, content_cids=False):
         names |= {
             json.loads(frame)["payload"].get("collection")
             for frame in batch.frames
@@ -139,7 +139,7 @@ def test_updates_and_deletes_are_of_records_that_exist(payloads: list[dict]) -> 
             assert key in live
             if payload["operation"] == "delete":
                 live.remove(key)
-    assert touched > 3000
+    assert touched > 1500
 
 
 def test_a_deleted_account_is_silent_and_a_hidden_one_waits(payloads: list[dict]) -> None:

@@ -9,7 +9,7 @@ from base64 import b64encode
 import libipld
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.dag_cbor import encode, follow_cid, link_bytes, record_cid, subject_cid
@@ -24,6 +24,8 @@ _json = st.recursive(
     max_leaves=20,
 )
 
+quick = settings(max_examples=50, deadline=None)
+
 
 def _plain(value: object) -> object:
     """What libipld gives back, with atproto's JSON forms of links and bytes."""
@@ -36,11 +38,13 @@ def _plain(value: object) -> object:
     return value
 
 
+@quick
 @given(_json.filter(lambda value: "$link" not in json.dumps(value) and "$bytes" not in json.dumps(value)))
 def test_dag_cbor_is_read_back_by_another_implementation(value: object) -> None:
     assert _plain(libipld.decode_dag_cbor(encode(value))) == value
 
 
+@quick
 @given(st.binary(max_size=100))
 def test_bytes_and_links_become_their_own_types(data: bytes) -> None:
     link = cid_of_digest(hashlib.sha256(data).digest()).decode()
@@ -50,6 +54,7 @@ def test_bytes_and_links_become_their_own_types(data: bytes) -> None:
     assert libipld.encode_cid(decoded["link"]) == link
 
 
+@quick
 @given(st.binary(min_size=32, max_size=32))
 def test_cid_text_equals_another_implementations(digest: bytes) -> None:
     binary = b"\x01\x71\x12\x20" + digest
@@ -84,6 +89,7 @@ def test_fast_cids_equal_the_general_ones() -> None:
     assert follow_cid(created, dids[1]) == record_cid(follow)
 
 
+@quick
 @given(st.integers(0, 2**63 - 1))
 def test_tids_go_both_ways_and_sort_as_numbers(value: int) -> None:
     text = tid_text(value)
