@@ -68,10 +68,21 @@ class Event:
         return table
 
 
-def events(count: int, *, seed: int = 1, start_us: int = START_US, span_us: int = HOUR_US // 2) -> list[Event]:
-    """`count` distinct events in time order over `span_us` from `start_us`: a small, mixed network."""
+def events(
+    count: int,
+    *,
+    seed: int = 1,
+    start_us: int = START_US,
+    span_us: int = HOUR_US // 2,
+    host: str = "wss://jetstream.example",
+    later_us: int = 0,
+) -> list[Event]:
+    """`count` distinct events in time order over `span_us` from `start_us`: a small, mixed network.
+
+    The same arguments with another `host` and `later_us` give the same events as that host witnessed them.
+    """
     rng = random.Random(seed)
-    encoder = EventEncoder("wss://jetstream.example", "v2")
+    encoder = EventEncoder(host, "v2")
     framing = SingleObjectFraming()
     made = []
     for number in range(count):
@@ -87,19 +98,19 @@ def events(count: int, *, seed: int = 1, start_us: int = START_US, span_us: int 
         choice = rng.random()
         if choice < 0.04:
             payload = dumps({"did": did, "seq": seed * 10_000_000 + number + 1, "time": "t", "active": True}).encode()
-            topic, body = encoder.account(time_us, did, **common, envelope_json=None, payload=payload)
+            topic, body = encoder.account(time_us + later_us, did, **common, envelope_json=None, payload=payload)
             identity: Identity = ("account", did, str(seed * 10_000_000 + number + 1))
         else:
             collection, record = _record(rng, choice, time_us, did)
             operation = "delete" if choice > 0.95 else "update" if choice > 0.93 else "create"
             topic, body = encoder.commit(
-                time_us, did, operation, collection, rkey, rev,
+                time_us + later_us, did, operation, collection, rkey, rev,
                 None if operation == "delete" else cid(f"{seed}/{number}"), **common, envelope_json=None,
                 record=None if operation == "delete" else dumps(record).encode(),
             )  # fmt: skip
             identity = (did, collection, rkey, rev, operation)
         value = framing.frame(TOPICS[topic].schema, body)
-        made.append(Event(topic, did.encode(), value, time_us, identity))
+        made.append(Event(topic, did.encode(), value, time_us + later_us, identity))
     return made
 
 

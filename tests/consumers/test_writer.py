@@ -51,6 +51,18 @@ def test_a_restart_reads_on_where_the_manifest_is_and_drops_repeated_events(lake
     assert all(total.closes for total in totals)
 
 
+def test_what_a_second_host_sends_again_up_to_an_hour_later_is_dropped(lake: Lake) -> None:
+    made = events(1_500, span_us=2 * HOUR_US)
+    again = events(1_500, span_us=2 * HOUR_US, host="wss://other.example", later_us=55 * 60_000_000)
+    with lake.running(lake.service()):
+        produce(lake.kafka, made)
+        lake.wait_for_rows(len(made))
+    with lake.running(lake.service()):
+        produce(lake.kafka, again)
+        wait_until(lambda: bool(lake.reports) and lake.reports[-1]["duplicates"] == len(again), 30)
+    assert found(lake) == expected(made)
+
+
 def test_what_cannot_be_read_is_set_aside_with_its_bytes_and_counted(lake: Lake) -> None:
     made = events(400)
     broken = {3: b"", 50: b"\x07garbage", 120: made[120].value[:14], 399: made[399].value + b"!"}
