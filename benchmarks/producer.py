@@ -26,9 +26,10 @@ from producers.config import ProducerSettings, SourceSettings
 from producers.connection import open_connection
 from producers.cursor import LowWaterMark
 from producers.dead_letters import Ceiling
-from producers.intake import Counts, Intake, Resyncs
+from producers.intake import Counts, Intake
 from producers.publisher import Publisher
 from producers.resume import resume_live
+from producers.resyncs import Resyncs
 from producers.session import Session
 from schemas.codec import EventEncoder
 from schemas.framing import SingleObjectFraming
@@ -132,17 +133,19 @@ def new_intake(wire: str, bootstrap: str | None) -> tuple[Publisher, LowWaterMar
     publisher = Publisher(
         partial(make_kafka_producer, bootstrap), SingleObjectFraming(), settings, mark, lambda *refused: None
     )
-    intake = Intake(WIRES[wire].decode, "bench", wire, 0, publisher, Ceiling(0.2, 5000), Counts(), Resyncs())
+    intake = Intake("bench", wire, 0, publisher, Ceiling(0.2, 5000), Counts(), Resyncs())
     return publisher, mark, intake
 
 
 def without_socket(frames: list[bytes], wire: str, bootstrap: str | None) -> tuple[float, float]:
     """Events per second and per CPU second from frame to the client's queue, acknowledgements taken in on the way."""
     publisher, mark, intake = new_intake(wire, bootstrap)
+    decode = WIRES[wire].decode
     start, cpu = time.perf_counter(), time.process_time()
     for at in range(0, len(frames), CHUNK):
         batch, delivered = publisher.begin()
-        intake.take(frames[at : at + CHUNK], time.time_ns() // 1000, batch, delivered)
+        chunk = frames[at : at + CHUNK]
+        intake.take(zip(chunk, map(decode, chunk), strict=True), time.time_ns() // 1000, batch, delivered)
         mark.seal(batch, intake.position)
         publisher.poll()
     wall = time.perf_counter() - start
@@ -168,7 +171,7 @@ def with_socket(frames: list[bytes], wire: str, bootstrap: str | None, server_co
             start, cpu = time.perf_counter(), time.process_time()
             session = Session(
                 connection, intake, WIRES[wire].decode, resume_live(), "bench", wire, publisher, mark,
-                SourceSettings(hosts=("ws://bench",)), ProducerSettings(), None, lambda now: False,
+                SourceSettings(hosts=("ws://bench",)), ProducerSettings(), None, lambda now: False, lambda gap: None,
             )  # fmt: skip
             session.run(threading.Event())
             wall = time.perf_counter() - start

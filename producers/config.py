@@ -24,6 +24,30 @@ _DID_PATTERN = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+class ArchiveSettings(BaseModel):
+    """The archive of a v2 server, from which gaps can be filled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    automatic: bool = Field(default=False, description="fill gaps in the background as soon as they are noticed")
+    url: str | None = Field(
+        default=None, description="server with the archive, https://host; without one, the host that has the gap"
+    )
+    key: SecretStr | None = Field(
+        default=None, description="API key, sent as a bearer token; self-hosted servers need none"
+    )
+    bytes_per_second: int = Field(
+        default=1_500_000, ge=1_000, le=1_000_000_000, description="download rate that is not exceeded on average"
+    )
+    timeout: Seconds = Field(default=60.0, description="seconds without progress after which a request is repeated")
+    attempts: int = Field(
+        default=8, ge=1, le=1_000, description="attempts for one request before giving the gap up for now"
+    )
+    max_segment_bytes: int = Field(
+        default=1 << 30, ge=1 << 20, le=1 << 36, description="largest segment file downloaded, into a temporary folder"
+    )
+
+
 class SourceSettings(BaseModel):
     """Where events come from and how they are asked for."""
 
@@ -88,6 +112,8 @@ class SourceSettings(BaseModel):
         default=43_200.0,
         description="with a filter: seconds without an event after which the time of listening replaces the sequence",
     )
+
+    archive: ArchiveSettings = Field(default=ArchiveSettings(), description="filling gaps from a server's archive")
 
     @field_validator("hosts")
     @classmethod

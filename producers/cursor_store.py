@@ -6,6 +6,7 @@ Read once at start, to the end; written about once a second, always after the ac
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from producers.cursor import Position
 from producers.errors import CursorUnreadableError
@@ -15,6 +16,9 @@ from schemas.bodies import Cursor
 from schemas.errors import BadRecord
 from schemas.framing import split
 from schemas.topics import CURSOR, TOPICS
+
+ARCHIVE: Final = "archive"
+"""Protocol of rows and progress records that come from an archive."""
 
 
 class StoredCursors:
@@ -27,8 +31,11 @@ class StoredCursors:
         """
         newest = {record.key: record for record in records}
         cursors = [decode_cursor(record) for record in newest.values() if record.value is not None]
-        self.cursors = tuple(sorted(cursors, key=lambda cursor: cursor.updated_us, reverse=True))
+        cursors.sort(key=lambda cursor: cursor.updated_us, reverse=True)
+        self.cursors = tuple(cursor for cursor in cursors if cursor.protocol != ARCHIVE)
         """One per host, the most recently written first."""
+        self.archives = tuple(cursor for cursor in cursors if cursor.protocol == ARCHIVE)
+        """The progress of gaps that are being filled; `host` then names the gap."""
 
     @property
     def newest(self) -> Position | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
 from producers.backoff import error_name
+
+Paced = Callable[[int], None]
+"""Told how many bytes came; may sleep."""
 
 
 class HttpFailure(Exception):  # noqa: N818 - an outcome that callers decide about
@@ -47,19 +50,39 @@ class HttpClient:
         """Fetch `path` below the server's base. Raises HttpFailure."""
         return self._send(self._client.build_request("GET", self._base + path, params=dict(query or {})), max_bytes)
 
-    def get_range(
-        self, path: str, query: Mapping[str, str], start: int, if_range: str | None, *, max_bytes: int
-    ) -> tuple[bool, HttpAnswer]:
-        """Fetch the rest of a resource from byte `start`, if it is still the one with ETag `if_range`.
+    def download(
+        self, path: str, query: Mapping[str, str], target: BinaryIO, etag: str | None, *, max_bytes: int, paced: Paced
+    ) -> str | None:
+        """Append to `target` what is still missing of a resource, and return its ETag.
 
-        The first value says whether the answer begins at `start`; otherwise it is the whole resource. Raises HttpFailure.
+        `target` holds the beginning of the resource as it was under `etag`; when the server has another by now, `target` is emptied
+        first. `paced` is called with the size of each piece. Raises HttpFailure; what came until then stays in `target`.
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        if start and if_range is not None:
-            headers["If-Range"] = if_range
+        start = target.seek(0, 2)
+        headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag is not None else {}
         request = self._client.build_request("GET", self._base + path, params=dict(query), headers=headers)
-        answer = self._send(request, max_bytes)
-        return bool(start) and answer.headers.get("content-range", "").startswith(f"bytes {start}-"), answer
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                if response.status_code == 416 and response.headers.get("content-range") == f"bytes */{start}":
+                    return etag
+                if response.status_code not in (200, 206):
+                    response.read()
+                    raise _failure(request, response, response.content)
+                if response.status_code == 200:
+                    target.seek(0)
+                    target.truncate()
+                for chunk in response.iter_bytes():
+                    if target.tell() + len(chunk) > max_bytes:
+                        raise HttpFailure(f"{request.url.path}: larger than {max_bytes} bytes")
+                    target.write(chunk)
+                    paced(len(chunk))
+                found: str | None = response.headers.get("etag", etag)
+                return found
+            finally:
+                response.close()
+        except httpx.HTTPError as error:
+            raise HttpFailure(f"{request.url.path}: {type(error).__name__} {error}".strip()) from None
 
     def post_json(self, path: str, body: object, *, max_bytes: int) -> HttpAnswer:
         """Post a JSON value. Raises HttpFailure."""
@@ -83,14 +106,18 @@ class HttpClient:
         except httpx.HTTPError as error:
             raise HttpFailure(f"{request.url.path}: {type(error).__name__} {error}".strip()) from None
         if response.status_code not in (200, 206):
-            text = bytes(body[:300]).decode("utf-8", "replace").strip()
-            raise HttpFailure(
-                f"{request.url.path}: HTTP {response.status_code} {text}".strip(),
-                response.status_code,
-                error_name(bytes(body)),
-                _seconds(response.headers.get("Retry-After")),
-            )
+            raise _failure(request, response, bytes(body))
         return HttpAnswer({name.lower(): value for name, value in response.headers.items()}, bytes(body))
+
+
+def _failure(request: httpx.Request, response: httpx.Response, body: bytes) -> HttpFailure:
+    text = body[:300].decode("utf-8", "replace").strip()
+    return HttpFailure(
+        f"{request.url.path}: HTTP {response.status_code} {text}".strip(),
+        response.status_code,
+        error_name(body),
+        _seconds(response.headers.get("Retry-After")),
+    )
 
 
 def _seconds(text: str | None) -> float | None:

@@ -7,15 +7,14 @@ and the caller closes the socket and reads the rest again later.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
-
-import msgspec
 
 from producers.cursor import Batch, Position
 from producers.dead_letters import Ceiling, from_frame
 from producers.publisher import Delivered, Publisher, trace_headers
-from producers.wire import Account, Commit, Decoder, Event, Identity, Info, Rejected, StreamError, Sync, Unknown
+from producers.resyncs import Resyncs
+from producers.wire import Account, Commit, Event, Frame, Identity, Info, Rejected, StreamError, Sync, Unknown
 from schemas.codec import EventEncoder
 from schemas.errors import BadRecord, DeadLetterReason
 from schemas.topics import DEAD_LETTER
@@ -24,7 +23,6 @@ logger = logging.getLogger("explorer.producers")
 
 # Redpanda refuses records stamped more than an hour ahead; a source clock that far off is not to be trusted either.
 _MAX_AHEAD_US = 3_600_000_000
-_MAX_RESYNCS = 100_000
 
 
 class Outcome(NamedTuple):
@@ -48,35 +46,6 @@ class Counts:
         self.out_of_order = 0
 
 
-class _SyncRev(msgspec.Struct):
-    rev: str | None = None
-
-
-class Resyncs:
-    """Remembers the revision of each account's last `#sync`: commits that share it are a re-read, not activity."""
-
-    def __init__(self) -> None:
-        self._revs: dict[str, str] = {}
-        self._decode = msgspec.json.Decoder(_SyncRev).decode
-
-    def note(self, did: str, payload: bytes) -> None:
-        """Take in a sync event's payload; one without a readable revision forgets the account."""
-        try:
-            rev = self._decode(payload).rev
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            rev = None
-        self._revs.pop(did, None)
-        if rev:
-            if len(self._revs) >= _MAX_RESYNCS:
-                del self._revs[next(iter(self._revs))]
-            self._revs[did] = rev
-
-    @property
-    def revs(self) -> dict[str, str]:
-        """Account → revision; to be read only."""
-        return self._revs
-
-
 class Intake:
     """Turns the frames of one connection into records of the publisher's current batch.
 
@@ -86,7 +55,6 @@ class Intake:
 
     def __init__(
         self,
-        decode: Decoder,
         host: str,
         protocol: str,
         opened_us: int,
@@ -95,7 +63,6 @@ class Intake:
         counts: Counts,
         resyncs: Resyncs,
     ) -> None:
-        self._decode = decode
         self._host = host
         self._protocol = protocol
         self._opened_us = opened_us
@@ -113,12 +80,15 @@ class Intake:
         event = self.last_event
         return None if event is None else Position(self._host, self._protocol, event.seq, event.time_us)
 
-    def take(self, frames: Sequence[bytes], received_us: int, batch: Batch, delivered: Delivered) -> Outcome:
-        """Hand the events of `frames` over, in order, until done, the queue is full or the stream says that it ended.
+    def take(
+        self, frames: Iterable[tuple[bytes, Frame]], received_us: int, batch: Batch, delivered: Delivered
+    ) -> Outcome:
+        """Hand over the events of `frames` (source bytes and what they mean), in order, until done, the queue is full or the
+        stream says that it ended. A lazy iterable is decoded only as far as it is taken, but for one frame.
 
         Raises TooManyDeadLettersError, and the client's own error when it cannot go on.
         """
-        decode, publisher = self._decode, self._publisher
+        publisher = self._publisher
         produce, headers, limits = publisher.produce, publisher.headers, publisher.limits
         encode_commit = self._encoder.commit
         opened_us, latest_us = self._opened_us, received_us + _MAX_AHEAD_US
@@ -131,8 +101,7 @@ class Intake:
         full = False
         kafka_headers = trace_headers() if batch.pending == 0 else None
         try:
-            for frame in frames:
-                result = decode(frame)
+            for frame, result in frames:
                 rejected: Rejected | None = None
                 event: Event | None = None
                 try:

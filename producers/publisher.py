@@ -215,13 +215,16 @@ class KafkaConsumer(Protocol):
     """What is used of a Kafka consumer, for reading a small topic once."""
 
     def assign(self, partitions: list[Any]) -> None: ...
+    def get_watermark_offsets(self, partition: Any, timeout: float) -> tuple[int, int]: ...
     def consume(self, num_messages: int, timeout: float) -> list[Any]: ...
     def list_topics(self, topic: str, timeout: float) -> Any: ...
     def close(self) -> None: ...
 
 
-def read_to_end(make_consumer: Callable[..., KafkaConsumer], topic: str, timeout: float) -> Iterator[StoredRecord]:
-    """Every record of `topic` from its beginning to the end each partition had when it was reached.
+def read_to_end(
+    make_consumer: Callable[..., KafkaConsumer], topic: str, timeout: float, last: int | None = None
+) -> Iterator[StoredRecord]:
+    """Every record of `topic`, or the `last` of each partition, to the end each partition had when it was reached.
 
     The end is what the broker says it is (partition EOF), because compaction leaves holes that arithmetic on offsets would trip
     over. Blocks up to `timeout` seconds altogether. Raises BrokerRefusedError when the topic is missing or the broker does not
@@ -240,7 +243,12 @@ def read_to_end(make_consumer: Callable[..., KafkaConsumer], topic: str, timeout
         if metadata.error is not None or not metadata.partitions:
             raise BrokerRefusedError(f"topic {topic} does not exist", "create it with `post-explorer topics apply`")
         unread = set(metadata.partitions)
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in unread])
+        places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in unread]
+        if last is not None:
+            for place in places:
+                low, high = consumer.get_watermark_offsets(place, timeout=timeout)
+                place.offset = max(low, high - last)
+        consumer.assign(places)
         while unread:
             left = deadline - time.monotonic()
             if left <= 0:

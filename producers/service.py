@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from producers.backfill import Backfill
+from producers.backfill_worker import BackfillWorker
 from producers.compression import BAD_COMPRESSION
 from producers.config import ProducerSettings, SourceSettings
 from producers.connector import Attempt, Connector, Opened
@@ -14,20 +16,22 @@ from producers.cursor import LowWaterMark, Position
 from producers.cursor_store import StoredCursors, store
 from producers.dead_letters import Ceiling, from_refused_record
 from producers.errors import ConnectFailedError, ConnectionEndedError
-from producers.intake import Intake, Resyncs
+from producers.intake import Intake
 from producers.metrics import Instruments
 from producers.publisher import ClientError, KafkaConsumer, KafkaProducer, Publisher, read_to_end
+from producers.resyncs import Resyncs
 from producers.session import Cause, End, Session
 from producers.status import Status
 from producers.wire import Event
 from schemas.bodies import Gap
 from schemas.framing import Framing
-from schemas.topics import CURSOR, DEAD_LETTER
+from schemas.topics import CURSOR, DEAD_LETTER, SYNC
 
 logger = logging.getLogger("explorer.producers")
 
 _POLL_SECONDS = 0.1
 _REACHABLE_SECONDS = 2.0
+_SYNCS_REMEMBERED = 10_000
 
 
 class ProducerService:
@@ -65,6 +69,7 @@ class ProducerService:
         # A connection to the preferred host, being opened while another host still delivers.
         self._returning: Attempt | None = None
         self._taken_over: tuple[Attempt, Opened] | None = None
+        self._backfill: BackfillWorker | None = None
         self._stored: Position | None = None
         self._tick_at = 0.0
 
@@ -79,7 +84,15 @@ class ProducerService:
         if self._position is None:
             logger.info("no stored cursor: starting with %s", self._source.start, extra={"start": self._source.start})
         else:
+            self._resyncs.restore(
+                read_to_end(self._consumer_factory, SYNC, self._config.cursor_timeout, last=_SYNCS_REMEMBERED)
+            )
             logger.info("resuming after %s", self._position, extra={"cursor": self._position._asdict()})
+        if self._source.archive.automatic:
+            self._backfill = BackfillWorker(
+                Backfill(self._source, self._config, self._framing, self._producer_factory, self._consumer_factory)
+            )
+            self._backfill.start()
         try:
             while not stop.is_set():
                 connected = self._connect(stop)
@@ -114,7 +127,6 @@ class ProducerService:
     def _stream(self, attempt: Attempt, opened: Opened, stop: threading.Event) -> None:
         host = attempt.host.name
         intake = Intake(
-            opened.decode,
             host,
             attempt.protocol,
             attempt.opening.started_us,
@@ -258,6 +270,8 @@ class ProducerService:
     def _note_gap(self, gap: Gap) -> None:
         self._status.gaps += 1
         self._instruments.gap(gap.host, gap.reason)
+        if self._backfill is not None:
+            self._backfill.add(gap)
 
     def _set_aside_refused(self, topic: str, key: bytes, value: bytes, why: str) -> None:
         letter = from_refused_record(
@@ -275,6 +289,8 @@ class ProducerService:
         for attempt in (self._returning, self._taken_over[0] if self._taken_over is not None else None):
             if attempt is not None:
                 attempt.opening.abandon()
+        if self._backfill is not None:
+            self._backfill.stop(self._config.shutdown_timeout / 2)
         left_over = self._publisher.flush(self._config.shutdown_timeout)
         self._store_cursor()
         self._publisher.flush(max(deadline - time.monotonic(), 0.5))

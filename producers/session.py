@@ -150,7 +150,7 @@ class Session:
             end, frames = self._begin(messages, batch, delivered)
             if end is not None:
                 return end
-        outcome = self._intake.take(frames, received_us, batch, delivered)
+        outcome = self._intake.take(zip(frames, map(self._decode, frames), strict=True), received_us, batch, delivered)
         for info in outcome.infos:
             self._note_info(info)
         if outcome.full:

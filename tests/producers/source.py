@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from schemas.identity import Identity, commit_identity, relay_identity, sync_identity
 from simulator.config import SimulatorSettings
 from simulator.ledger import Ledger, LedgerEvent
@@ -32,6 +34,21 @@ class Source:
                 raise thread.error
             yield f"ws://127.0.0.1:{self.service.port}"
 
+    def arm(self, scenario: str, **options: float) -> None:
+        """Switch a scenario on while the simulator runs."""
+        query = "&".join(f"{name}={value}" for name, value in {"name": scenario, **options}.items())
+        answer = httpx.get(f"http://127.0.0.1:{self.service.port}/_simulator/scenario?{query}", timeout=30)
+        assert answer.status_code == 200, answer.text
+
+    def v1_dictionary(self) -> bytes:
+        """The dictionary that the simulator compresses v1 frames with."""
+        return httpx.get(f"http://127.0.0.1:{self.service.port}/_simulator/v1-dictionary", timeout=30).content
+
+    def fired(self) -> dict[str, int]:
+        """How often each scenario fired."""
+        answer = httpx.get(f"http://127.0.0.1:{self.service.port}/_simulator/scenarios", timeout=30)
+        return {entry["name"]: entry["fired"] for entry in answer.json()}
+
     def identities(self, *, wire: str = "v2") -> set[Identity]:
         """What a complete capture over `wire` must hold."""
         return {
@@ -48,5 +65,5 @@ def event_identity(event: LedgerEvent) -> Identity:
             event.did, event.collection or "", event.rkey or "", event.rev or "", event.operation or ""
         )
     if event.kind == "sync":
-        return sync_identity(event.did, event.record["rev"])
+        return sync_identity(event.did, event.record.get("rev") or "")
     return relay_identity(event.kind, event.did, event.record.get("seq"), event.record.get("time"))
