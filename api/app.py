@@ -24,10 +24,11 @@ from api.labels import service as labels
 from api.labels.config import folder as label_folder
 from api.middleware import RequestCounts, RequestLayer
 from api.relation import Lake
-from api.routes import authors, counts, graph, health, page, posts, records, search, stats
+from api.routes import authors, counts, explain, graph, health, lab, page, posts, records, search, stats
 from api.routes import exports as export_routes
 from api.services import Services, make_export_lane, make_lanes
 from api.snapshots import SnapshotSource
+from api.throughput import Throughput
 from lake.manifest import open_manifest
 
 VERSION: Final = "1.0.0"
@@ -64,6 +65,7 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
         runner=QueryRunner(engine, lanes, settings.query_seconds),
         cursors=CursorCodec(load_secret(state / "cursor.key")),
         counts=RequestCounts(),
+        throughput=Throughput(),
     )
 
     @contextlib.asynccontextmanager
@@ -96,8 +98,9 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     install_handlers(app)
     app.include_router(health.router)
     app.include_router(page.router)
+    app.include_router(lab.router)
     app.include_router(label_routes.router, prefix="/v1")
-    for module in (search, counts, posts, authors, graph, records, export_routes, stats):
+    for module in (search, counts, posts, authors, graph, records, explain, export_routes, stats):
         app.include_router(module.router, prefix="/v1")
     return app
 

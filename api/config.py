@@ -48,6 +48,15 @@ class ApiSettings(BaseModel):
     snapshot_seconds: float = Field(
         0.5, ge=0, le=60, description="How long the newest snapshot is reused by later requests."
     )
+    lab_row_cap: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="Most rows in all of one query of the aliases /search and /export; 0 = no cap.",
+    )
+    lab_export_rows: int = Field(
+        100_000, ge=1, le=10_000_000, description="Most rows of the alias /export when there is no cap."
+    )
     export_slots: int = Field(1, ge=1, le=16, description="Exports that run at once.")
     export_queue: int = Field(20, ge=0, le=10_000, description="Exports that may wait; more get 503.")
     exports_per_owner: int = Field(5, ge=1, le=1000, description="Exports of one key that may run or wait.")

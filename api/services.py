@@ -17,6 +17,7 @@ from api.engine import Engine, Session
 from api.middleware import RequestCounts
 from api.relation import Lake
 from api.snapshots import SnapshotSource
+from api.throughput import Throughput
 
 T = TypeVar("T")
 _WEEK_SECONDS = 604_800.0
@@ -33,6 +34,7 @@ class Services:
     runner: QueryRunner
     cursors: CursorCodec
     counts: RequestCounts
+    throughput: Throughput
     started: float = field(default_factory=time.time)
 
     async def query(

@@ -85,14 +85,28 @@ def _conditions(request: Request, query: PostQuery) -> tuple[tuple[LabelConditio
     )
 
 
-async def run_posts(request: Request, here: Services, planned: Planned, work: Callable[[Session, Selection], T]) -> T:
-    """Run work with the filters' handles resolved, in the lane that fits the plan; charges the bytes it may read."""
+async def run_posts(
+    request: Request,
+    here: Services,
+    planned: Planned,
+    work: Callable[[Session, Selection], T],
+    *,
+    reads_all: bool = False,
+) -> T:
+    """Run work with the filters' handles resolved, in the lane that fits the plan; charges the bytes it may read.
+
+    reads_all: the work reads every planned file, so that its time tells how fast reading is.
+    """
     query = planned.query
     charge_bytes(request, planned.scan.bytes)
 
     def with_resolved(session: Session) -> T:
+        started = time.monotonic()
         dids = resolve(session, here.lake.root, planned.snapshot, handles_of(query))
-        return work(session, Selection(with_dids(query, dids), planned.labels, planned.not_labels))
+        found = work(session, Selection(with_dids(query, dids), planned.labels, planned.not_labels))
+        if reads_all:
+            here.throughput.observe(planned.scan.bytes, time.monotonic() - started)
+        return found
 
     return await here.query(request, with_resolved, heavy=planned.scan.bytes > here.settings.heavy_bytes)
 

@@ -110,7 +110,7 @@ async def counts(
         plan = CountPlan(planned.scan, selection, interval, start, end, query.authors, query.share)
         return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
 
-    buckets, people = await run_posts(request, here, planned, work)
+    buckets, people = await run_posts(request, here, planned, work, reads_all=True)
     body: dict[str, Any] = {
         "counts": [bucket.json() for bucket in buckets],
         "total": sum(bucket.count for bucket in buckets),
@@ -175,7 +175,7 @@ async def aggregate(
         plan = GroupPlan(planned.scan, selection, query.by, query.limit, query.authors, query.missing)
         return run_groups(session, here.lake, plan)
 
-    groups, total = await run_posts(request, here, planned, work)
+    groups, total = await run_posts(request, here, planned, work, reads_all=True)
     body: dict[str, Any] = {
         "groups": groups,
         "total_groups": total,

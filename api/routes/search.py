@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any, Final
 
@@ -10,14 +11,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from api.answers import QUERY_PROBLEMS, Page, json_answer
+from api.answers import QUERY_PROBLEMS, Page, json_answer, problem_answers
 from api.columns import publish, to_json
 from api.cursors import MAX_CHARACTERS
 from api.engine import Session
-from api.errors import bad_parameter
+from api.errors import Problem, bad_parameter
 from api.extras import EXTRA_FIELDS, page_extras
 from api.filters import PostQuery
 from api.identifiers import POST
+from api.negotiate import wanted_format
 from api.parameters import known_parameters
 from api.posts_query import Selection
 from api.routes.common import (
@@ -32,6 +34,7 @@ from api.routes.common import (
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
 from api.since import Since, run_since
+from api.tabular import MEDIA_TYPES, table_bytes
 from api.totals import Total, TotalMode, run_total
 from api.walk import Page as FoundPage
 
@@ -99,7 +102,9 @@ class SearchQuery(PostQuery):
     operation_id="search",
     summary="Search posts",
     response_model=Page,
-    responses=QUERY_PROBLEMS,
+    responses=QUERY_PROBLEMS
+    | problem_answers(Problem.NOT_ACCEPTABLE)
+    | {200: {"content": {media: {} for media in MEDIA_TYPES.values()}}},
     dependencies=[Depends(known_parameters)],
 )
 async def search(
@@ -108,9 +113,11 @@ async def search(
     """Posts that meet every filter, one page at a time; deleted, edited-away and hidden posts never appear.
 
     A page is read by walking the hours from the newest (or oldest), so that common words answer at once. When the time
-    for a page is over before it is full, `meta.complete` is false and the cursor continues the walk.
+    for a page is over before it is full, `meta.complete` is false and the cursor continues the walk. With `Accept: text/csv`
+    (or NDJSON, Parquet) the page comes as a file, and the next page's address in the header Link.
     """
     started = time.monotonic()
+    form = wanted_format(request)
     settings = here.settings
     limit = min(query.sample or query.limit or settings.page_default, settings.page_max)
     chosen = chosen_fields(query.fields, POST, DEFAULT_FIELDS, EXTRA_FIELDS)
@@ -142,9 +149,14 @@ async def search(
         return page, rows, total
 
     found, rows, total = await run_posts(request, here, planned, work)
-    results = to_json(rows)
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
+    links = {"Link": f'<{link}>; rel="next"'} if link else {}
+    if form is not None:
+        content = await asyncio.to_thread(table_bytes, rows, form, {})
+        headers = links | {"X-Snapshot": str(planned.about()["version"]), "X-Complete": str(found.complete).lower()}
+        return Response(content, media_type=MEDIA_TYPES[form], headers=headers | {"Vary": "Accept"})
+    results = to_json(rows)
     meta = page_meta(len(results), found, following, link, started)
     if total is not None:
         meta |= {"total": total.count, "total_relation": total.relation}
@@ -156,4 +168,4 @@ async def search(
     }
     if since is not None:
         body["since"] = since.json()
-    return json_answer(body, headers={"Link": f'<{link}>; rel="next"'} if link else None)
+    return json_answer(body, headers=links | {"Vary": "Accept"})
