@@ -114,6 +114,9 @@ class MaintenanceConfig(_Settings):
     erase_seconds: float = Field(
         60.0, ge=0.0, description="Pause between two erasure passes over all files; deletions hide in answers at once."
     )
+    rollup_seconds: float = Field(
+        60.0, ge=0.0, description="Pause between two searches for closed hours whose roll-ups are missing or outdated."
+    )
     run_seconds: float = Field(
         120.0, gt=0.0, description="No step of a run begins after this long; the next run goes on."
     )

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 from opentelemetry import metrics, trace
 
+from consumers import rollups
 from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
 from lake.erase import erase
@@ -52,6 +53,7 @@ class MaintenanceCounts:
     orphans_removed: int = 0
     failures: int = 0
     unreconciled: int = 0
+    rollups_made: int = 0
 
 
 class EventClock:
@@ -120,6 +122,8 @@ class MaintenanceService:
                 if self._is_due("erase", self._config.erase_seconds):
                     self._erase(go_on)
                 self._unlink(go_on)
+                if self._is_due("rollups", self._config.rollup_seconds):
+                    self._roll_up(go_on)
                 if self._is_due("clean", self._config.clean_seconds):
                     self._clean(go_on)
         except LockHeld:
@@ -204,6 +208,14 @@ class MaintenanceService:
     def _unlink(self, go_on: Callable[[], bool]) -> None:
         before = time.time_ns() // 1000 - int(self._config.unlink_after_seconds * 1e6)
         self.counts.files_unlinked += unlink_retired(self._store, self._manifest, before, go_on=go_on, hook=self._hook)
+
+    def _roll_up(self, go_on: Callable[[], bool]) -> None:
+        snapshot = self._manifest.snapshot()
+        closed_before = self._clock.closed_before(snapshot, time.monotonic(), time.time_ns() // 1000)
+        done = rollups.update(self._store, self._manifest, closed_before, go_on)
+        self.counts.rollups_made += done.hours
+        if not done.complete:
+            self._due["rollups"] = 0.0
 
     def _clean(self, go_on: Callable[[], bool]) -> None:
         """Hours past their retention, files of crashed commits, the history of versions nobody asks for in detail."""
