@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import PostFilters, TimeRange
+from api.labels.sql import LabelColumn, label_join
 from api.posts_query import Selection, prepare
 from api.relation import Lake
 from api.snapshots import Scan
@@ -164,6 +166,10 @@ def _naive(value: Any) -> datetime:
     return value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)  # noqa: DTZ001
 
 
+LABEL: Final = "label:"
+"""How a key or a column that is a label table begins."""
+
+
 class Group(StrEnum):
     """What posts can be grouped by. A post counts once for each of its values; without any it counts under null."""
 
@@ -223,14 +229,16 @@ def group_expression(group: Group, clock: str) -> str:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What to group: selected posts by one or two keys; `missing` keeps the groups without a value."""
+    """What to group: selected posts by one or two keys, each a Group or a name in `labels`; `missing` keeps the groups without
+    a value."""
 
     scan: Scan
     selection: Selection
-    groups: tuple[Group, ...]
+    groups: tuple[str, ...]
     limit: int
     authors: bool
     missing: bool
+    labels: Mapping[str, LabelColumn] = field(default_factory=dict)
 
 
 def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict[str, Any]], int]:
@@ -239,12 +247,21 @@ def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict
         return [], 0
     source = prepare(session, lake, plan.scan, plan.selection)
     clock = clock_column(plan.selection.filters.clock)
-    keys = [f"{group_expression(group, clock)} AS key{number}" for number, group in enumerate(plan.groups)]
-    names = [f"key{number}" for number in range(len(keys))]
+    names = [f"key{number}" for number in range(len(plan.groups))]
+    own, joined, joins = ["r.did", "r.collection", "r.rkey_tid", "r.rkey_text"], [], []
+    for name, group in zip(names, plan.groups, strict=True):
+        if group in plan.labels:
+            join = label_join(plan.labels[group], source.bound, name=f"label_{name}")
+            joins.append(join.sql)
+            joined.append(f"{join.expression} AS {name}")
+        else:
+            own.append(f"{group_expression(Group(group), clock)} AS {name}")
+            joined.append(f"r.{name}")
     authors = "count(DISTINCT author)" if plan.authors else "0"
     wanted = "TRUE" if plan.missing else " AND ".join(f"{name} IS NOT NULL" for name in names)
     statement = (
-        f"WITH keyed AS (SELECT r.did AS author, {', '.join(keys)} FROM {source.relation} WHERE {source.condition})"
+        f"WITH matching AS (SELECT {', '.join(own)} FROM {source.relation} WHERE {source.condition}),"
+        f" keyed AS (SELECT r.did AS author, {', '.join(joined)} FROM matching AS r {' '.join(joins)})"
         f" SELECT {', '.join(names)}, count(*) AS posts, {authors} AS authors, count(*) OVER () AS groups"
         f" FROM keyed WHERE {wanted} GROUP BY {', '.join(names)}"
         f" ORDER BY posts DESC, {', '.join(names)} LIMIT $count"
@@ -253,7 +270,7 @@ def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict
     rows = session.rows(statement, values)
     found = []
     for *key, posts, authors_found, _ in rows:
-        row: dict[str, Any] = {str(group): _plain(value) for group, value in zip(plan.groups, key, strict=True)}
+        row: dict[str, Any] = {group: _plain(value) for group, value in zip(plan.groups, key, strict=True)}
         row["count"] = posts
         if plan.authors:
             row["authors"] = authors_found

@@ -31,7 +31,6 @@ from lake.convert import lake_schema
 
 STEP_ROWS: Final = 1_000_000
 _BATCH_ROWS: Final = 131_072
-LABEL: Final = "label:"
 
 
 @dataclass(frozen=True)

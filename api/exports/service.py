@@ -24,7 +24,7 @@ from api.config import ApiSettings
 from api.engine import QueryCancelled, Session
 from api.errors import ApiError, Problem, over_capacity
 from api.exports.model import FINAL, Compression, ExportRequest, Job, State, file_name
-from api.exports.produce import LABEL, ExportPlan, produce
+from api.exports.produce import ExportPlan, produce
 from api.exports.render import render, without
 from api.exports.store import ExportStore
 from api.filters import Clock
@@ -264,9 +264,8 @@ class Exports:
         files = scan(snapshot, POST, request.start if arrival else None, request.end if arrival else None, then)
         columns = tuple(job.meaning["fields"])
         labels: dict[str, LabelColumn] = {
-            name: self._labels.column(name.removeprefix(LABEL), who, "fields")
-            for name in columns
-            if name.startswith(LABEL)
+            name: self._labels.column(pinned, who, "fields")
+            for name, pinned in job.meaning.get("label_columns", {}).items()
         }
         limit = min(request.limit or self._settings.export_rows, self._settings.export_rows)
         # The rows of a Parquet export are compressed once more when the file is written.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from starlette.responses import Response
 
+from api.access import principal
 from api.aggregates import (
+    LABEL,
     Bucket,
     CountPlan,
     Group,
@@ -27,6 +30,8 @@ from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import Clock, PostQuery
 from api.identifiers import POST
+from api.labels.service import labels_of
+from api.labels.sql import LabelColumn
 from api.parameters import known_parameters
 from api.posts_query import Selection
 from api.routes.common import Planned, coverage_of, plan_posts, run_posts
@@ -127,11 +132,31 @@ async def counts(
     return json_answer(body)
 
 
+def _group_key(value: str) -> str:
+    if value.startswith(LABEL):
+        return value
+    try:
+        return str(Group(value))
+    except ValueError:
+        raise ValueError(f"it is none of {', '.join(Group)}, nor label:<table>") from None
+
+
+GroupKey = Annotated[
+    str,
+    AfterValidator(_group_key),
+    Field(max_length=1000),
+    WithJsonSchema({"type": "string", "examples": [str(group) for group in Group]}),
+]
+
+
 class AggregateQuery(PostQuery):
     """What to group, and by what."""
 
-    by: tuple[Group, ...] = Field(
-        min_length=1, max_length=2, description="One or two keys; repeat the parameter for two."
+    by: tuple[GroupKey, ...] = Field(
+        min_length=1,
+        max_length=2,
+        description="One or two keys; repeat the parameter for two. `label:[owner/]name[.column][@version]` groups by a label "
+        "table.",
     )
     limit: int = Field(50, ge=1, le=10_000, description="Groups to return, the largest first.")
     authors: bool = Field(False, description="Also count the distinct authors of each group.")
@@ -150,7 +175,7 @@ class Aggregate(Answer):
     )
     total_groups: int = Field(description="How many groups there are; more than `groups` holds when cut at the limit.")
     truncated: bool
-    by: list[Group]
+    by: list[str]
     seconds: float
     snapshot: SnapshotInfo
     coverage: Coverage
@@ -170,9 +195,14 @@ async def aggregate(
     if len(set(query.by)) != len(query.by):
         raise bad_parameter("by", "the two keys are the same: name one only")
     planned = await plan_posts(request, here, query)
+    labels: dict[str, LabelColumn] = {}
+    for name in query.by:
+        if name.startswith(LABEL):
+            column = name.removeprefix(LABEL)
+            labels[name] = await asyncio.to_thread(labels_of(request).column, column, principal(request), "by")
 
     def work(session: Session, selection: Selection) -> tuple[list[dict[str, Any]], int]:
-        plan = GroupPlan(planned.scan, selection, query.by, query.limit, query.authors, query.missing)
+        plan = GroupPlan(planned.scan, selection, query.by, query.limit, query.authors, query.missing, labels)
         return run_groups(session, here.lake, plan)
 
     groups, total = await run_posts(request, here, planned, work, reads_all=True)

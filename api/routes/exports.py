@@ -14,12 +14,12 @@ from pydantic import Field
 from starlette.responses import FileResponse, Response
 
 from api.access import Principal, Scope, principal
+from api.aggregates import LABEL
 from api.answers import QUERY_PROBLEMS, Answer, SnapshotInfo, json_answer, problem_answers
 from api.compliance import Fate, fates, summary
 from api.engine import Session
 from api.errors import ApiError, FieldError, Problem
 from api.exports.model import Compression, ExportInfo, ExportList, ExportRequest, Job, State
-from api.exports.produce import LABEL
 from api.exports.service import Exports, provenance
 from api.extras import EXTRA_FIELDS
 from api.handles import resolve
@@ -89,8 +89,8 @@ async def create_export(
     pinned = {}
     for name in labels:
         found = await asyncio.to_thread(columns, name.removeprefix(LABEL), who, "fields")
-        pinned[name] = f"{LABEL}{found.pinned}"
-    meaning = planned.meaning() | {"fields": [pinned.get(name, name) for name in names]}
+        pinned[name] = found.pinned
+    meaning = planned.meaning() | {"fields": names} | ({"label_columns": pinned} if pinned else {})
     job = await asyncio.to_thread(exports.create, body, meaning, who.owner, idempotency_key)
     exports.launch(job)
     return json_answer(job.info().model_dump(mode="json"), status=202, headers={"Location": f"/v1/exports/{job.id}"})
