@@ -1,4 +1,4 @@
-"""How each table lies in Parquet: sort order, encodings, row groups, compression.
+"""How each table lies in Parquet: sort order, encodings, row groups, compression, bloom filters.
 
 The choices were measured; docs/decisions/010-parquet-layout.md has the figures and what was rejected.
 """
@@ -9,58 +9,131 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lake.convert import lake_schema
 from lake.manifest import FileKind
 
-TIME_LIKE: Final = frozenset({"time", "received", "seq", "kafka_offset", "relay_seq"})
-"""Columns that grow with arrival: stored as differences."""
+ROLLED_GROUP_ROWS: Final = 1 << 20
+"""One row group for nearly every hour: accounts and subjects repeat all through it, and each is stored once per group."""
+
+SMALL_GROUP_ROWS: Final = 1 << 17
+
+_PAGE_BYTES: Final = 8 << 20
+"""Large pages: zstd finds repeated text only within a page."""
+
+_DICTIONARY_BYTES: Final = 64 << 20
+"""Most bytes of a dictionary before a column falls back to plain values: more than an hour's distinct CIDs."""
+
+_DIFFERENCES: Final = frozenset({"time", "received", "seq", "kafka_offset", "relay_seq", "created_at"})
+"""Columns that grow with arrival, more or less: stored as differences to the row before."""
+
+_BYTE_PLANES: Final = frozenset({"rkey_tid", "rev_tid"})
+"""TIDs of the row itself: the upper bytes hardly change and the lower ones are noise, so each byte is stored apart.
+
+Differences would be as short if a few old record keys did not stretch whole blocks.
+"""
+
+_NEVER_REPEATED: Final = frozenset({"cid", "text"})
+"""No dictionary: its values occur once. JSON columns neither."""
+
+_LINKS: Final = frozenset(
+    f"app.bsky.{name}"
+    for name in ("feed.like", "feed.repost", "graph.follow", "graph.block", "graph.listitem", "graph.listblock")
+)
+"""Tables of identifiers and numbers, without text worth mentioning."""
+
+_LOOKED_UP: Final = {
+    "app.bsky.feed.post": ("did", "reply_root_rkey_tid"),
+    "app.bsky.feed.like": ("did", "subject_rkey_tid"),
+    "app.bsky.graph.follow": ("did", "subject"),
+}
+"""Columns with a bloom filter in rolled files: who wrote it, and what a reply, like or follow is about."""
+
+_FALSE_POSITIVES: Final = 0.1
+"""Of ten files without the value one is read for nothing: half the size of one in fifty."""
+
+_BLOOM_FROM_ROWS: Final = 1000
+"""Smaller files are read faster than their filters."""
+
+_STATISTICS: Final = ("time", "operation", "resync", "rkey_tid", "kafka_offset", "erased")
+
+_LANGUAGE: Final = "language"
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """zstd level per kind of file: small files live for minutes, rolled ones for years."""
+    """zstd levels. small: files that live for minutes; links: rolled files of numbers and identifiers, which no level makes
+    smaller; texts: rolled files with text and JSON, where a higher level pays for years."""
 
     small: int = 1
-    rolled: int = 9
+    links: int = 3
+    texts: int = 12
 
 
 def sort_keys(table: str) -> list[tuple[str, str]]:
-    """Sort order of rolled files of `table`, for pyarrow's sort_by."""
-    names = lake_schema(table).names
-    if "subject_cid" in names:
-        # Rows with one subject lie together: its CID, 32 bytes that do not compress, is stored once.
-        return [("subject_did", "ascending"), ("subject_rkey_tid", "ascending"), ("time", "ascending")]
-    return [("time", "ascending"), ("kafka_partition", "ascending"), ("kafka_offset", "ascending")]
+    """Sort order of rolled files of `table`, for pyarrow; see `with_sort_columns` for keys that are no columns."""
+    arrival = [("kafka_partition", "ascending"), ("kafka_offset", "ascending")]
+    if table == "app.bsky.feed.post":
+        # Posts of one language and kind lie together: their text and JSON compress a tenth better.
+        return [(_LANGUAGE, "ascending"), ("embed_type", "ascending"), ("time", "ascending")]
+    return arrival
 
 
-def writer_options(table: str, kind: FileKind, compression: Compression) -> dict[str, Any]:
-    """Arguments of `pyarrow.parquet.ParquetWriter` for a file of `table`."""
+def with_sort_columns(table: str, rows: pa.Table) -> pa.Table:
+    """`rows` with the columns that sort keys need and the table does not have; drop them before writing."""
+    if table != "app.bsky.feed.post":
+        return rows
+    return rows.append_column(_LANGUAGE, first_of_list(rows.column("langs")))
+
+
+def first_of_list(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The first element of each list; null for a missing or empty one."""
+    chunks = []
+    for chunk in lists.chunks:
+        filled = pc.if_else(pc.greater(pc.list_value_length(chunk), 0), chunk, pa.scalar(None, chunk.type))
+        places = pc.if_else(filled.is_valid(), chunk.offsets[:-1], pa.scalar(None, pa.int32()))
+        chunks.append(chunk.values.take(places))
+    return pa.chunked_array(chunks, lists.type.value_type)
+
+
+def writer_options(table: str, kind: FileKind, compression: Compression, rows: int) -> dict[str, Any]:
+    """Arguments of `pyarrow.parquet.ParquetWriter` for a file of `table`; rows: about how many it
+    will have."""
     schema = lake_schema(table)
     dictionary, encodings = [], {}
     for field in schema:
-        if field.name in TIME_LIKE or field.name.endswith("_tid") or pa.types.is_timestamp(field.type):
-            encodings[field.name] = "DELTA_BINARY_PACKED"
-        elif field.name in ("cid", "text") or field.name.endswith("_json"):
-            # Values that hardly ever repeat: a dictionary only costs time.
-            continue
-        elif not pa.types.is_boolean(field.type):
+        name = field.name
+        if name in _DIFFERENCES:
+            encodings[name] = "DELTA_BINARY_PACKED"
+        elif name in _BYTE_PLANES:
+            encodings[name] = "BYTE_STREAM_SPLIT"
+        elif name not in _NEVER_REPEATED and not name.endswith("_json") and not pa.types.is_boolean(field.type):
             dictionary.append(_leaf(field))
-    return {
+    rolled = compression.links if table in _LINKS else compression.texts
+    options: dict[str, Any] = {
         "version": "2.6",
         "compression": "zstd",
-        "compression_level": compression.small if kind == "small" else compression.rolled,
+        "compression_level": compression.small if kind == "small" else rolled,
         "use_dictionary": dictionary,
         "column_encoding": encodings,
-        "dictionary_pagesize_limit": 4 << 20,
-        "write_statistics": True,
+        "dictionary_pagesize_limit": _DICTIONARY_BYTES,
+        "data_page_size": _PAGE_BYTES,
         "write_page_checksum": True,
     }
+    if kind == "small":
+        # Everything about a file that lives for minutes is read: statistics only cost time.
+        options["write_statistics"] = [name for name in _STATISTICS if name in schema.names]
+        options["write_page_checksum"] = False
+    elif rows >= _BLOOM_FROM_ROWS and table in _LOOKED_UP:
+        # Sized for all values being different; the writer folds a filter that is too large for those it got.
+        options["bloom_filter_options"] = {name: {"ndv": rows, "fpp": _FALSE_POSITIVES} for name in _LOOKED_UP[table]}
+    return options
 
 
 def row_group_rows(kind: FileKind) -> int:
     """Most rows of one row group."""
-    return 1 << 17
+    return SMALL_GROUP_ROWS if kind == "small" else ROLLED_GROUP_ROWS
 
 
 def _leaf(field: pa.Field) -> str:

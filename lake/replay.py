@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lake.commit import spans_of, superseding_rows, witnessed_since
+from lake.convert import ERASED, lake_schema
 from lake.dedupe import Hashes, identity_hashes
 from lake.errors import CommitRefused
 from lake.fold import read_endings
@@ -218,7 +219,7 @@ def _build_hour(
     keep_edits: bool,
 ) -> _Build:
     table = staging.plan.table
-    before = pa.concat_tables([store.read(file.path) for file in inputs])
+    before = pa.concat_tables([lake_schema(table).empty_table(), *(store.read(file.path) for file in inputs)])
     for near in (hour_us - HOUR_US, hour_us + HOUR_US):
         if near not in staging.plan.hours:
             for file in snapshot.files(table, near, near + HOUR_US):
@@ -229,10 +230,10 @@ def _build_hour(
     rows = known.fresh(table, hour_us, pa.concat_tables([other, staged]))
     erased = 0
     if rows.num_rows:
-        endings = read_endings(store, snapshot, table, min(witnessed_since(rows), *(file.since_us for file in inputs)))
+        endings = read_endings(store, snapshot, table, _since(rows, inputs))
         merge = Merge(table, hour_us, "rolled", endings, keep_edits)
         rows = without_ended(rows, merge)
-        erased = rows.num_rows - rows.column("erased").null_count
+        erased = rows.num_rows - rows.column(ERASED).null_count
     old, new = identity_hashes(table, before), identity_hashes(table, rows)
     change = HourChange(
         hour_us,
@@ -249,9 +250,9 @@ def _write_hour(
     store: LakeStore, plan: ReplayPlan, hour_us: int, inputs: Sequence[LiveFile], rows: pa.Table, hook: Hook
 ) -> NewFile:
     paths = [file.path for file in inputs]
-    since = min(witnessed_since(rows), *(file.since_us for file in inputs))
+    since = _since(rows, inputs)
     name = change_id("replay", [plan.id, *paths])
-    with store.writer(plan.table, hour_us, name, kind="rolled", hook=hook) as writer:
+    with store.writer(plan.table, hour_us, name, kind="rolled", rows=rows.num_rows, hook=hook) as writer:
         for piece in row_groups(rows, plan.table):
             writer.write(piece)
         writer.footer.update(merged_footer(paths, [store.footer(path) for path in paths]), since_us=since)
@@ -273,6 +274,10 @@ def _write_hour(
         written.erased,
         since,
     )
+
+
+def _since(rows: pa.Table, inputs: Sequence[LiveFile]) -> int:
+    return min([witnessed_since(rows), *(file.since_us for file in inputs)])
 
 
 def _in_ranges(rows: pa.Table, ranges: Sequence[Range]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

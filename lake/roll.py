@@ -1,6 +1,6 @@
 """Rolling: the small files of a topic-hour become one sorted file, in one version that readers see or do not see.
 
-Memory is bounded by `max_rows`: an hour with more rows is sorted in several passes, each over one range of the first sort key.
+Memory is bounded by `max_rows`: an hour with more rows is sorted in several passes, each over one range of time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from lake.commit import superseding_mask
 from lake.fold import Endings, blank, erasable, read_endings
-from lake.layout import row_group_rows, sort_keys
+from lake.layout import row_group_rows, sort_keys, with_sort_columns
 from lake.manifest import HOUR_US, FileKind, LiveFile, Manifest, NewFile, Snapshot, Swap, coalesce_spans
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -25,10 +25,9 @@ from lake.store import LakeStore
 MAX_ROWS: Final = 1_500_000
 """Rows held in memory at once by default: about 600 MB of likes."""
 
-_MIN_APART: Final = 2_000
-"""Fewer ending rows than this stay among the others: a row group costs some kilobytes of footer."""
-
-_SAMPLES: Final = 20_000
+_MIN_APART: Final = 10_000
+_MOST_APART: Final = 0.05
+"""Ending rows get a row group of their own if they are many but few beside the others: a row group repeats dictionaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,8 @@ def merge_files(
     spans = coalesce_spans([span for file in inputs for span in manifest.spans(file.path)])
     footers = [store.footer(file.path) for file in inputs]
     since = min(file.since_us for file in inputs)
-    with store.writer(merge.table, merge.hour_us, name, kind=merge.kind, hook=hook) as writer:
+    total = sum(file.rows for file in inputs)
+    with store.writer(merge.table, merge.hour_us, name, kind=merge.kind, rows=total, hook=hook) as writer:
         for rows in sorted_rows(store, inputs, merge):
             writer.write(rows)
         writer.footer.update(merged_footer([file.path for file in inputs], footers), since_us=since)
@@ -145,10 +145,8 @@ def merge_files(
 
 def sorted_rows(store: LakeStore, inputs: Sequence[LiveFile], merge: Merge) -> Iterator[pa.Table]:
     """All rows of `inputs`, ended ones emptied, in the table's sort order, a row group at a time."""
-    total = sum(file.rows for file in inputs)
-    key = sort_keys(merge.table)[0][0]
-    for low, high in _ranges(store, inputs, key, total, merge.max_rows):
-        rows = pa.concat_tables([_in_range(store.read(file.path), key, low, high) for file in inputs])
+    for low, high in _time_ranges(store, inputs, merge.max_rows):
+        rows = pa.concat_tables([_between(store.read(file.path), low, high) for file in inputs])
         # Emptied before the sort: the place of a tombstone among sorted rows would tell what it was.
         yield from row_groups(without_ended(rows, merge), merge.table)
 
@@ -169,8 +167,8 @@ def row_groups(rows: pa.Table, table: str) -> Iterator[pa.Table]:
     """Sorted pieces; many ending rows get row groups of their own, so that erasure and answers read little else."""
     mask = superseding_mask(table, rows)
     endings = int(pc.sum(mask).as_py() or 0)
-    apart = _MIN_APART <= endings < rows.num_rows
-    order = pc.sort_indices(rows, sort_keys=sort_keys(table))
+    apart = _MIN_APART <= endings <= rows.num_rows * _MOST_APART
+    order = pc.sort_indices(with_sort_columns(table, rows), sort_keys=sort_keys(table))
     step = row_group_rows("rolled")
     for chosen in (order.filter(pc.invert(mask.take(order))), order.filter(mask.take(order))) if apart else (order,):
         for start in range(0, len(chosen), step):
@@ -210,35 +208,26 @@ def merged_footer(paths: Sequence[str], footers: Sequence[dict[str, Any]]) -> di
     }
 
 
-def _ranges(store: LakeStore, inputs: Sequence[LiveFile], key: str, total: int, max_rows: int) -> list[tuple[Any, Any]]:
-    """Half-open ranges of the key with about `max_rows` rows each; None is an open end, nulls belong to the last range."""
-    passes = -(-total // max_rows)
-    if passes <= 1:
-        return [(None, None)]
-    every = max(1, total // _SAMPLES)
-    sample = pa.concat_arrays(
-        [
-            chunk.take(pa.array(np.arange(0, len(chunk), every)))
-            for file in inputs
-            for chunk in store.read(file.path, [key]).column(key).chunks
-        ]
-    ).drop_null()
-    ordered = sample.take(pc.sort_indices(sample))
-    bounds = [ordered[len(ordered) * n // passes] for n in range(1, passes)] if len(ordered) else []
-    distinct = [bound for n, bound in enumerate(bounds) if n == 0 or bound != bounds[n - 1]]
-    edges = [None, *distinct, None]
-    return list(itertools.pairwise(edges))
+def _time_ranges(
+    store: LakeStore, inputs: Sequence[LiveFile], max_rows: int
+) -> Iterator[tuple[int | None, int | None]]:
+    """Half-open ranges of event time with at most about `max_rows` rows each; None is an open end."""
+    passes = -(-sum(file.rows for file in inputs) // max_rows)
+    edges: list[int | None] = [None]
+    if passes > 1:
+        columns = [store.read(file.path, ["time"]).column("time").cast(pa.int64()) for file in inputs]
+        times = np.sort(np.concatenate([np.asarray(column) for column in columns]))
+        edges += sorted({int(times[len(times) * n // passes]) for n in range(1, passes)})
+    return itertools.pairwise([*edges, None])
 
 
-def _in_range(rows: pa.Table, key: str, low: Any, high: Any) -> pa.Table:
+def _between(rows: pa.Table, low: int | None, high: int | None) -> pa.Table:
     if low is None and high is None:
         return rows
-    column = rows.column(key)
-    if high is None:
-        # Nulls sort last.
-        mask = pc.fill_null(pc.greater_equal(column, low), True)
-    else:
-        mask = pc.less(column, high)
-        if low is not None:
-            mask = pc.and_(mask, pc.greater_equal(column, low))
-    return rows.filter(mask)
+    times = np.asarray(rows.column("time").cast(pa.int64()))
+    mask = np.ones(len(times), np.bool_)
+    if low is not None:
+        mask &= times >= low
+    if high is not None:
+        mask &= times < high
+    return rows.filter(pa.array(mask))

@@ -100,18 +100,19 @@ class LakeStore:
         hook: Hook = no_hook,
     ) -> WrittenFile:
         """Writes all of `rows` as one durable file; blocks for the fsync. Raises DiskFull (nothing is left behind)."""
-        with self.writer(table, hour_us, name, kind=kind, hook=hook) as writer:
+        with self.writer(table, hour_us, name, kind=kind, rows=rows.num_rows, hook=hook) as writer:
             writer.write(rows)
             writer.footer.update(footer or {})
         return writer.result()
 
     @contextmanager
     def writer(
-        self, table: str, hour_us: int, name: str, *, kind: FileKind, hook: Hook = no_hook
+        self, table: str, hour_us: int, name: str, *, kind: FileKind, rows: int, hook: Hook = no_hook
     ) -> Generator[FileWriter]:
         """A file to be filled piece by piece; durable and in place at the end of the block, gone after an exception.
 
-        name: lower-case letters, digits, hyphens; unique within the table's hour. Raises DiskFull.
+        name: lower-case letters, digits, hyphens; unique within the table's hour. rows: about how many it will have. Raises
+        DiskFull.
         """
         if not _NAME.fullmatch(name):
             raise LakeError(f"{name!r} is not a usable file name.")
@@ -124,7 +125,8 @@ class LakeStore:
             with _disk_errors(final):
                 _make_folder(temporary.parent, self.root)
                 _make_folder(final.parent, self.root)
-                writer = FileWriter(path, temporary, table, hour_us, kind, self.compression)
+                options = writer_options(table, kind, self.compression, rows)
+                writer = FileWriter(path, temporary, table, hour_us, kind, options)
                 yield writer
                 writer.finish()
                 hook(CommitStep.FILE_WRITTEN)
@@ -216,7 +218,7 @@ class FileWriter:
     """One Parquet file being written; made by `LakeStore.writer`. `footer` may be filled until the block ends."""
 
     def __init__(
-        self, path: str, temporary: Path, table: str, hour_us: int, kind: FileKind, compression: Compression
+        self, path: str, temporary: Path, table: str, hour_us: int, kind: FileKind, options: dict[str, Any]
     ) -> None:
         self.path = path
         self.footer: dict[str, Any] = {
@@ -228,7 +230,7 @@ class FileWriter:
         self._kind = kind
         self._schema = lake_schema(table)
         self._sink = _HashingFile(temporary.open("wb"))
-        self._parquet = pq.ParquetWriter(self._sink, self._schema, **writer_options(table, kind, compression))
+        self._parquet = pq.ParquetWriter(self._sink, self._schema, **options)
         self._rows = 0
         self._min = 1 << 62
         self._max = -(1 << 62)

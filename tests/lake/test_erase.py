@@ -248,11 +248,18 @@ def test_the_state_of_nobody_ends_nothing() -> None:
     assert isinstance(ended(rows, endings_of()), pl.Series)
 
 
-def test_tombstones_do_not_lie_where_their_subject_did(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
-    """Sorted by subject, a tombstone left in place would tell what was liked."""
-    likes = [commit_row(LIKE, who, START + who) for who in range(50)]
-    writer.write(like=likes, account=[account_row(9, LATER, "deleted")])
+def test_tombstones_do_not_lie_where_their_content_did(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    """Posts are sorted by language: a tombstone left in its place would tell which it was."""
+    posts = [post(who, START + who, langs=["de" if who < 25 else "ja"]) for who in range(50)]
+    writer.write(post=posts, account=[account_row(9, LATER, "deleted")])
     settle(store, manifest)
-    rows = live_rows(store, manifest, LIKE)
+    rows = live_rows(store, manifest, POST)
     assert [row["did"] for row in rows if row["erased"]] == [did(9)]
     assert rows[-1]["erased"] == "account"
+    assert [row["langs"] for row in rows[:-1]] == [["de"]] * 24 + [["ja"]] * 25
+
+
+def test_likes_keep_the_order_of_arrival(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    writer.write(like=[commit_row(LIKE, who, START + who) for who in range(50)])
+    settle(store, manifest)
+    assert [row["kafka_offset"] for row in live_rows(store, manifest, LIKE)] == list(range(50))

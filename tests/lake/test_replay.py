@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from lake.convert import lake_schema
 from lake.erase import erase
 from lake.errors import CommitRefused
 from lake.manifest import Manifest, TopicPartition, open_manifest
-from lake.replay import Staging, plan_replay, replace, staged_replays
+from lake.replay import Range, Staging, plan_replay, replace, staged_replays
 from lake.roll import roll_hour
 from lake.store import LakeStore
 
@@ -138,3 +139,16 @@ def test_a_change_of_the_files_meanwhile_is_refused(store: LakeStore, manifest: 
     replace(store, manifest, staging)
     assert len(texts(store, manifest)) == 5
     assert did(60) in {row["did"] for f in manifest.snapshot().files(POST) for row in store.read(f.path).to_pylist()}
+
+
+def test_an_hour_that_had_no_rows_at_all(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    """Everything of the hour was a dead letter once: the caller knows the offsets and adds hour and ranges itself."""
+    writer.write(post=original(2))
+    plan = plan_replay(manifest, POST, START, START + HOUR)
+    plan = dataclasses.replace(plan, hours=(START, START + 5 * HOUR), ranges=(Range(0, 0, 3),))
+    staging = Staging(store, plan)
+    found = commit_row(POST, 7, START + 5 * HOUR, text="readable now")
+    staging.add(lake_rows(POST, [*original(2), found], 0, 0), {0: 3})
+    done = replace(store, manifest, staging, dead_letters={START + 5 * HOUR: -1})
+    assert [(hour.before, hour.after) for hour in done.hours] == [(2, 2), (0, 1)]
+    assert texts(store, manifest) == ["old 0", "old 1", "readable now"]
