@@ -108,6 +108,10 @@ class Supervisor:
                 events.append(ChildEvent(child.spec.name, f"started again (restart {child.restarts})"))
         return events
 
+    def replace(self, spec: ChildSpec) -> None:
+        """Gives a child another command or environment from its next start on."""
+        self._children[spec.name].spec = spec
+
     def stop(self, name: str) -> ChildEvent | None:
         """Tells one child to drain and waits for its end, killing it past the limit. None when it was not running."""
         child = self._children.get(name)

@@ -62,7 +62,8 @@ class Up:
         self.console = console
         self._embedded = loaded.origin("kafka.bootstrap").startswith("profile")
         self._profile = loaded.profile
-        self._environment = choose_ports(loaded, demo=options.demo)
+        self._ports = choose_ports(loaded, demo=options.demo)
+        self._environment = self._ports.environment
         self._committed: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
         self._problems: dict[str, str] = {}
         self._manifest: Manifest | None = None
@@ -99,6 +100,8 @@ class Up:
         answer returned; True without it. Raises SupervisionError when the stack cannot be started.
         """
         with self._signals(), locked(self.settings.state) as lock:
+            for remark in self._ports.remarks:
+                self.say(remark)
             self._supervisor = supervisor = Supervisor(self.settings.supervisor, self.settings.log_folder, [lock])
             try:
                 self._start(supervisor)
@@ -127,6 +130,8 @@ class Up:
         assert self._supervisor is not None
         for event in self._supervisor.poll():
             self._tell(event)
+            if event.failed and event.name == "api":
+                self._move_api()
         self._tell_problems()
         time.sleep(_POLL_SECONDS)
 
@@ -155,8 +160,20 @@ class Up:
 
     def _child(self, supervisor: Supervisor, name: str, *arguments: str) -> None:
         (self.settings.status_folder / f"{name}.json").unlink(missing_ok=True)
+        supervisor.start(self._spec(name, *arguments))
+
+    def _spec(self, name: str, *arguments: str) -> ChildSpec:
         environment = {**self._environment, "EXPLORER_LOG_FILE": str(self.settings.log_folder / f"{name}.log")}
-        supervisor.start(ChildSpec(name, explorer_command(*(arguments or (name,))), environment))
+        return ChildSpec(name, explorer_command(*(arguments or (name,))), environment)
+
+    def _move_api(self) -> None:
+        """Another program took the API's port between our look and its start: the next start gets a free one."""
+        host, port = self.settings.api.host, self._port("EXPLORER_API_PORT", self.settings.api.port)
+        if self._ports.insisted["api.port"] or port_is_free(host, port) or self._supervisor is None:
+            return
+        self._environment["EXPLORER_API_PORT"] = str(free_port(host))
+        self._supervisor.replace(self._spec("api"))
+        self.say(f"port {port} was taken meanwhile: the API will answer at {self.api_url}")
 
     def _start_broker(self, supervisor: Supervisor) -> None:
         broker = LocalBroker(self.settings.broker.home, port=self.settings.broker.port)
@@ -365,40 +382,54 @@ def _alive(pid: str) -> bool:
     return pid.isdigit() and Path(f"/proc/{pid}").exists()
 
 
-def choose_ports(loaded: Loaded, *, demo: bool) -> dict[str, str]:
+@dataclass(frozen=True)
+class Ports:
+    """The ports of one run: what the children are told, which ones the operator insisted on, what to say about it."""
+
+    environment: dict[str, str]
+    insisted: dict[str, bool]
+    remarks: tuple[str, ...]
+
+
+def choose_ports(loaded: Loaded, *, demo: bool) -> Ports:
     """Free ports instead of taken ones, where the operator did not insist; remembered in `<state>/chosen.json`.
 
-    Returns the environment variables that tell the children. Raises SupervisionError when a port that was asked for is
-    taken.
+    Raises SupervisionError when a port that was asked for is taken.
     """
     settings = loaded.settings
     wanted = {"api.port": (settings.api.host, settings.api.port)}
     if demo:
         wanted["simulator.port"] = (settings.simulator.host, settings.simulator.port)
     chosen: dict[str, int] = {}
+    insisted: dict[str, bool] = {}
+    remarks: list[str] = []
     for name, (host, port) in wanted.items():
-        insisted = not loaded.origin(name).startswith(("default", "profile"))
-        if insisted and port != 0:
+        variable = f"EXPLORER_{name.replace('.', '_').upper()}"
+        insisted[name] = port != 0 and not loaded.origin(name).startswith(("default", "profile"))
+        if insisted[name]:
             if not port_is_free(host, port):
                 raise SupervisionError(
                     f"port {port} of {host} is used by another program",
-                    f"stop that program or choose another port with EXPLORER_{name.replace('.', '_').upper()}",
+                    f"stop that program or choose another port with {variable}",
                 )
             chosen[name] = port
-        else:
-            candidates = [port] if port else []
-            if (
-                name == "api.port"
-            ):  # back to the usual one as soon as it is free; the simulator's address is its identity
-                candidates.insert(0, ApiSettings.model_fields["port"].default)
-            chosen[name] = next((port for port in candidates if port_is_free(host, port)), 0) or free_port(host)
+            continue
+        candidates = [port] if port else []
+        if name == "api.port" and port:
+            # Back to the usual one as soon as it is free; the simulator's address is its identity and stays.
+            candidates.insert(0, ApiSettings.model_fields["port"].default)
+        chosen[name] = next((each for each in candidates if port_is_free(host, each)), 0) or free_port(host)
+        if candidates and chosen[name] != candidates[0]:
+            remarks.append(
+                f"port {candidates[0]} is used by another program: {variable} is {chosen[name]} for this run"
+            )
     path = chosen_file(settings.state)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(chosen), encoding="utf-8")
     environment = {f"EXPLORER_{name.replace('.', '_').upper()}": str(port) for name, port in chosen.items()}
     if demo:
         environment["EXPLORER_SOURCE_HOSTS"] = f"ws://{settings.simulator.host}:{chosen['simulator.port']}"
-    return environment
+    return Ports(environment, insisted, tuple(remarks))
 
 
 def port_is_free(host: str, port: int) -> bool:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(900)
 
 README = Path(__file__).parents[2] / "README.md"
 SMALL = {
+    "EXPLORER_API_PORT": "0",
     "EXPLORER_SIMULATOR_HISTORY_HOURS": "2",
     "EXPLORER_SIMULATOR_HISTORY_RATE": "3",
     "EXPLORER_SIMULATOR_RATE": "100",
