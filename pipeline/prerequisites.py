@@ -37,7 +37,10 @@ def find_postgres() -> str | None:
     return str(candidates[-1]) if candidates else None
 
 
-TOOLS = (Tool("PostgreSQL", find_postgres, "postgresql", "the manifest on PostgreSQL"),)
+TOOLS = (
+    Tool("PostgreSQL", find_postgres, "postgresql", "the manifest on PostgreSQL"),
+    Tool("Chromium", lambda: shutil.which("chromium"), "chromium", "the page in a real browser"),
+)
 
 
 def missing() -> list[Tool]:
