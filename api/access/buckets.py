@@ -83,6 +83,8 @@ class Buckets:
 
     def peek(self, client: str, quota: Quota, now: float) -> Decision:
         """What `take` of nothing would answer, without making a bucket."""
+        if quota.unlimited:
+            return Decision(True, 0, 0, 0)
         entry = self._buckets.get(client)
         bucket = entry[0] if entry else _Bucket(quota.amount, now)
         return _decision(_Bucket(_refilled(bucket, quota, now), now), quota, 0.0, True)

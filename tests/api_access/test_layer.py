@@ -214,6 +214,14 @@ def test_bytes_scanned_are_limited_by_day(make: Make) -> None:
     assert service.request("GET", "/v1/search", x_cost="1").status_code == 200
 
 
+def test_limits_of_zero_are_none(make: Make) -> None:
+    service = make(requests_per_minute=0, bytes_per_day=0)
+    for _ in range(3):
+        answer = service.request("GET", "/v1/search", x_cost="1000000")
+        assert answer.status_code == 200
+        assert "ratelimit" not in answer.headers
+
+
 def test_guessing_keys_is_slowed_down(make: Make) -> None:
     service = make(require_key=True, failures_per_minute=3)
     key = service.key(Scope.READ)
