@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.kafka import check_reachable, make_consumer, make_producer
-from pipeline.registry import SchemaRegistry, register_schemas, schema_lookup
 from pipeline.runtime import Report, Service
 from pipeline.settings import Settings
 from schemas.framing import Framing, RegistryFraming, SingleObjectFraming
@@ -33,6 +32,8 @@ def framing(settings: Settings) -> Framing:
     """
     if settings.schema_registry is None:
         return SingleObjectFraming()
+    from pipeline.registry import SchemaRegistry, register_schemas
+
     with SchemaRegistry(settings.schema_registry) as registry:
         return RegistryFraming(register_schemas(registry))
 
@@ -43,6 +44,8 @@ def lookup(settings: Settings) -> SchemaLookup:
 
     if settings.schema_registry is None:
         return released_schemas
+    from pipeline.registry import SchemaRegistry, schema_lookup
+
     return schema_lookup(SchemaRegistry(settings.schema_registry))
 
 

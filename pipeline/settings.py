@@ -23,7 +23,7 @@ from lake.steps import CRASHPOINT_VARIABLE
 from pipeline.errors import SettingsError
 from pipeline.kafka import KafkaSettings
 from pipeline.logs import LogSettings
-from pipeline.registry import RegistrySettings
+from pipeline.registry_settings import RegistrySettings
 from pipeline.runtime import SUPERVISOR_VARIABLE
 from pipeline.settings_tree import Layer, Leaf, Value, document_layer, environment_layer, leaves, resolve
 from pipeline.supervisor import SupervisorSettings
