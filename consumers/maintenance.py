@@ -19,6 +19,7 @@ from opentelemetry import metrics, trace
 from consumers import rollups
 from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
+from consumers.memory import give_back
 from lake.erase import erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
 from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot, hour_of
@@ -112,6 +113,7 @@ class MaintenanceService:
     def run_once(self, stop: threading.Event) -> None:
         """One bounded run; does nothing when another process holds the lock. A full disk or a busy manifest is waited out."""
         deadline = Deadline(self._config.run_seconds)
+        before = asdict(self.counts)
 
         def go_on() -> bool:
             return not stop.is_set() and deadline.remaining() > 0
@@ -135,6 +137,8 @@ class MaintenanceService:
             # The rest can still be maintained; readers of this file are told by the reader itself.
             self.counts.failures += 1
             log.error("a file is damaged", extra={"cause": error.message, "remedy": error.remedy})
+        if asdict(self.counts) != before:
+            give_back()
         self.counts.runs += 1
         self._report({**asdict(self.counts), "last_run": time.time()})
 

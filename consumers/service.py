@@ -20,6 +20,7 @@ from consumers.deadline import Deadline
 from consumers.decode import SchemaLookup, released_schemas
 from consumers.errors import BrokerUnusable, DeadlineExceeded, NoRoom, OutageTooLong, Rejoin, TryAgain
 from consumers.kafka import ConsumerFactory, GroupConsumer, ProducerFactory, Publisher, consumer_overrides
+from consumers.memory import give_back
 from consumers.writer import Writer
 from lake.dedupe import DedupeWindow
 from lake.errors import LockHeld
@@ -72,6 +73,7 @@ class WriterService:
         self._retry_at = 0.0
         self._failing_since: float | None = None
         self._trouble = ""
+        self._swollen = False
 
     def run(self, stop: threading.Event) -> None:
         """Read and commit until `stop` is set, then commit what is buffered and leave, within the drain deadline.
@@ -173,7 +175,14 @@ class WriterService:
         if free < self._config.min_free_bytes:
             raise NoRoom(f"{free} bytes are free on the lake's disk, {self._config.min_free_bytes} are required")
         if writer.due:
+            messages = writer.buffered
             writer.flush()
+            if messages >= self._config.batch_rows // 2:
+                self._swollen = True
+            elif self._swollen and messages < self._config.batch_rows // 4:
+                # Caught up: what the large batches needed is not needed any more.
+                self._swollen = False
+                give_back()
 
     def _hold(self, group: GroupConsumer, cause: TryAgain) -> None:
         """Take in nothing more, say why (once), and try again a little later."""
