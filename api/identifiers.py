@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _DID: Final = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2000}", re.ASCII)
 _HANDLE: Final = re.compile(
@@ -114,6 +114,7 @@ Actor = Annotated[
 PostUri = Annotated[
     RecordUri,
     BeforeValidator(parse_record_uri),
+    PlainSerializer(str, return_type=str),
     WithJsonSchema(
         {"type": "string", "examples": ["at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3l6oveex3ii2l"]}
     ),

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RELATIVE: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
@@ -16,6 +16,8 @@ _ABSOLUTE: Final = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?Z|z|[+-]\d\d:?\d\d| \d\d:\d\d)?)?", re.ASCII
 )
 _LOST_PLUS: Final = re.compile(r" (\d\d:\d\d)$", re.ASCII)
+_EARLIEST: Final = -62_135_596_800_000_000
+_LATEST: Final = 253_402_300_799_999_999
 _FORMS: Final = "2026-11-23, 2026-11-23T16:30Z, 2026-11-23T16:30:00+01:00 or 7d (that long ago; s, m, h, d, w)"
 
 
@@ -24,6 +26,13 @@ def parse_time(value: Any, *, now_us: int | None = None) -> int:
 
     ValueError with the accepted forms otherwise. `now_us` is what an age is counted from (None = the clock).
     """
+    micros = _micros(value, now_us)
+    if not _EARLIEST <= micros <= _LATEST:
+        raise ValueError(f"it is outside the years 1 to 9999; write {_FORMS}")
+    return micros
+
+
+def _micros(value: Any, now_us: int | None) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = str(value).strip()
@@ -47,7 +56,7 @@ def parse_time(value: Any, *, now_us: int | None = None) -> int:
 
 def format_time(micros: int) -> str:
     """RFC 3339 in UTC with six fractional digits and `Z`."""
-    return (_EPOCH + timedelta(microseconds=micros)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_EPOCH + timedelta(microseconds=micros)).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def to_datetime(micros: int) -> datetime:
@@ -63,6 +72,7 @@ def to_micros(moment: datetime) -> int:
 Moment = Annotated[
     int,
     BeforeValidator(parse_time),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "examples": ["2026-11-23", "2026-11-23T16:30:00Z", "7d"]}),
 ]
 """A parameter that is a point in time."""

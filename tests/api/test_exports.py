@@ -69,7 +69,14 @@ def test_every_format_holds_the_same_posts(
 ) -> None:
     posts = fill(builder)
     fields = ["uri", "time", "text", "langs", "likes", "handle"]
-    info = finished(client, {"author": [did(0), did(1)], "format": form, "compression": compression, "fields": fields})
+    unused = {
+        "not_hashtag": ["none"],
+        "start": "2026-01-01",
+        "end": "2027-01-01T00:00:00Z",
+        "hour_of_day": list(range(24)),
+    }
+    body = {"author": [did(0), did(1)], "format": form, "compression": compression, "fields": fields, **unused}
+    info = finished(client, body)
     assert info["state"] == "done", info
     answer = client.get(info["download"])
     assert hashlib.sha256(answer.content).hexdigest() == info["sha256"]
@@ -260,3 +267,13 @@ def test_compliance_of_uris(builder: LakeBuilder, client: httpx.Client) -> None:
     assert body["summary"] == {"current": 4, "edited": 1, "deleted": 2, "hidden": 1, "unknown": 1}
     assert client.post("/v1/compliance", json={}).status_code == 422
     assert client.post("/v1/compliance", json={"uris": ["nonsense"]}).status_code == 422
+
+
+def test_every_filter_survives_being_stored(builder: LakeBuilder, client: httpx.Client) -> None:
+    posts = fill(builder)
+    reply = builder.post(did(1), "re", reply_parent_uri=posts[0]["uri"], reply_root_uri=posts[0]["uri"])
+    builder.commit()
+    for name in ("reply_to", "thread"):
+        info = finished(client, {name: posts[0]["uri"].replace(did(0), did(0)), "reply": True, "fields": "uri"})
+        assert info["state"] == "done", info
+        assert client.get(info["download"]).text.splitlines()[1:] == [f'"{reply["uri"]}"']
