@@ -31,6 +31,10 @@ class LabelSettings(BaseModel):
         2048, ge=512, le=65536, description="Address space of the process that reads an upload."
     )
     uploads_at_once: int = Field(1, ge=1, le=16, description="Uploads that are read at once; more wait, then get 503.")
+    uploads_open: int = Field(8, ge=1, le=1000, description="Uploads that arrive or wait at once; more get 503.")
+    receive_seconds: float = Field(
+        600.0, gt=0, le=86_400, description="Longest time that an upload may take to arrive."
+    )
 
 
 def folder(state_dir: Path) -> Path:

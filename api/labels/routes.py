@@ -94,6 +94,9 @@ def _json(table: Table) -> dict[str, Any]:
 
 
 TableName = Annotated[str, Path(pattern=f"^{NAME}$", description="Name of the table: a to z, 0 to 9, - and _.")]
+OfOwner = Annotated[
+    str | None, Query(max_length=32, description="Key id of another owner; for the scope `admin` only.")
+]
 Here = Annotated[Labels, Depends(labels_of)]
 Who = Annotated[Principal, Depends(principal)]
 
@@ -193,9 +196,9 @@ async def put_label(
     status_code=204,
     responses=problem_answers(*_COMMON, Problem.NOT_FOUND),
 )
-async def delete_label(name: TableName, here: Here, who: Who) -> Response:
+async def delete_label(name: TableName, here: Here, who: Who, owner: OfOwner = None) -> Response:
     """Delete a table of yours with all its versions and files, at once and for good."""
-    await asyncio.to_thread(here.delete, name, None, who)
+    await asyncio.to_thread(lambda: here.delete(name, None, who, owner=owner))
     return Response(status_code=204)
 
 
@@ -207,8 +210,8 @@ async def delete_label(name: TableName, here: Here, who: Who) -> Response:
     responses=problem_answers(*_COMMON, Problem.NOT_FOUND),
 )
 async def delete_label_version(
-    name: TableName, version: Annotated[int, Path(ge=1, le=2**31)], here: Here, who: Who
+    name: TableName, version: Annotated[int, Path(ge=1, le=2**31)], here: Here, who: Who, owner: OfOwner = None
 ) -> Response:
     """Delete one version of a table of yours; its number is not used again."""
-    await asyncio.to_thread(here.delete, name, version, who)
+    await asyncio.to_thread(lambda: here.delete(name, version, who, owner=owner))
     return Response(status_code=204)

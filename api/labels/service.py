@@ -55,6 +55,7 @@ class Labels:
         self.catalogue = Catalogue(self.folder / "catalogue.sqlite")
         self._clock = clock
         self._readers = asyncio.Semaphore(settings.uploads_at_once)
+        self._open = 0
         self.sweep()
 
     def sweep(self) -> int:
@@ -122,12 +123,21 @@ class Labels:
 
         The same bytes with the same options as the newest version make no other. Raises ApiError.
         """
-        await asyncio.to_thread(self._check_room, upload.name, who)
+        if self._open >= self._settings.uploads_open:
+            raise over_capacity(f"{self._open} uploads are on their way: try again later", 30)
+        self._open += 1
+        try:
+            await asyncio.to_thread(self._check_room, upload.name, who)
+            return await self._store(request, upload, who)
+        finally:
+            self._open -= 1
+
+    async def _store(self, request: Request, upload: Upload, who: Principal) -> tuple[Table, bool]:
         source = self.folder / f"{secrets.token_hex(16)}.upload"
         target = source.with_suffix(".parquet")
         kept = False
         try:
-            sha256 = await _receive(request, source, self._settings.upload_bytes, parquet=upload.parquet)
+            sha256 = await self._receive(request, source, parquet=upload.parquet)
             existing = await asyncio.to_thread(self.catalogue.find, who.owner, upload.name)
             if existing is not None and _same_as_newest(existing, upload, sha256):
                 return existing, False
@@ -146,15 +156,32 @@ class Labels:
             if not kept:
                 target.unlink(missing_ok=True)
 
-    def delete(self, name: str, version: int | None, who: Principal) -> None:
-        """Delete a version, or with None the whole table, of the principal's own; queries that read it now still finish.
+    async def _receive(self, request: Request, path: Path, *, parquet: bool) -> str:
+        """The SHA-256 of the body, which is in the file afterwards. ApiError for one that is too slow or of no use."""
+        try:
+            async with asyncio.timeout(self._settings.receive_seconds):
+                return await _receive(request, path, self._settings.upload_bytes, parquet=parquet)
+        except TimeoutError:
+            raise ApiError(
+                Problem.TOO_LARGE,
+                f"the table did not arrive within {self._settings.receive_seconds:g} s: split it, or send Parquet",
+            ) from None
 
-        ApiError 404 when there is none.
+    def delete(self, name: str, version: int | None, who: Principal, *, owner: str | None = None) -> None:
+        """Delete a version, or with None the whole table; queries that read it now still finish.
+
+        Only the scope `admin` may name another owner: ApiError 403. ApiError 404 when there is no such table.
         """
-        files = self.catalogue.delete(who.owner, name, version)
+        if owner not in (None, who.owner) and not who.may(Scope.ADMIN):
+            raise ApiError(
+                Problem.FORBIDDEN, "owner: only a key with the scope `admin` may delete the tables of others"
+            )
+        files = self.catalogue.delete(owner or who.owner, name, version)
         if files is None:
             what = f"label table {name!r}" if version is None else f"version {version} of the label table {name!r}"
-            raise ApiError(Problem.NOT_FOUND, f"there is no {what} of yours; GET /v1/labels lists them")
+            raise ApiError(
+                Problem.NOT_FOUND, f"there is no {what}{'' if owner else ' of yours'}; GET /v1/labels lists them"
+            )
         for file in files:
             (self.folder / file).unlink(missing_ok=True)
 

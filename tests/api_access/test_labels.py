@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,10 @@ def test_a_table_is_its_owners(make: Make) -> None:
     assert service.put("lean?shared=true", body, person="ada").status_code == 201
     assert len(service.request("GET", "/v1/labels", person="bob").json()["labels"]) == 2
     assert service.labels.column(f"{ada.owner}/lean", bob).pinned == f"{ada.owner}/lean.lean@2"
-    problem(service.request("DELETE", f"/v1/labels/lean?owner={ada.owner}", person="bob"), 400, "unknown-parameter")
+    problem(service.request("DELETE", f"/v1/labels/lean?owner={ada.owner}", person="bob"), 403, "forbidden")
+    service.who("operator", Scope.ADMIN)
+    assert service.request("DELETE", f"/v1/labels/lean?owner={ada.owner}", person="operator").status_code == 204
+    problem(service.request("GET", "/v1/labels/lean", person="ada"), 404, "not-found")
 
 
 def test_reading_does_not_let_upload(make: Make) -> None:
@@ -284,6 +287,31 @@ def test_an_owner_has_room_for_so_much(make: Make) -> None:
     assert service.put("a", f"did,x\n{DID},2\n").status_code == 201
     body = problem(service.put("a", f"did,x\n{DID},3\n"), 409, "conflict")
     assert "/v1/labels/a/versions/1" in body["detail"]
+
+
+def test_uploads_are_bounded_in_number_and_time(make: Make) -> None:
+    service = make(uploads_open=1, receive_seconds=0.2)
+    body = f"did,x\n{DID},1\n"
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield body.encode()[:5]
+        await asyncio.sleep(30)
+
+    async def both() -> list[Answer]:
+        transport = httpx.ASGITransport(service.app, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as http:
+            kind = {"content-type": "text/csv"}
+            first = asyncio.create_task(http.put("/v1/labels/a", content=slow(), headers=kind))
+            while not service.files():
+                await asyncio.sleep(0.001)
+            return [await http.put("/v1/labels/b", content=body, headers=kind), await first]
+
+    second, first = asyncio.run(both())
+    assert second.headers["retry-after"] == "30"
+    problem(second, 503, "over-capacity")
+    assert "did not arrive" in problem(first, 413, "too-large")["detail"]
+    assert service.files() == []
+    assert service.put("b", body).status_code == 201
 
 
 def test_only_csv_and_parquet_are_read(make: Make) -> None:
