@@ -19,12 +19,10 @@ from lake import base32
 from lake.base32 import Mask
 from lake.errors import ForeignTable
 from schemas.lexicons import Kind
-from schemas.tables import DIGEST, PROVENANCE, TABLES, ColumnGroup, Table
+from schemas.tables import DIGEST, MILLIS, PROVENANCE, TABLES, ColumnGroup, Table
 
 ERASED: Final = "erased"
 """Column that says why a row's content is gone (delete, update, account, sync); null while the row is a record."""
-_MILLIS: Final = pa.timestamp("ms")
-"""Of created_at: what most clients write. Texts with finer digits stay in created_at_text."""
 EDIT: Final = "edit"
 """Mark in `erased` of a row that a newer version replaced and whose content is kept, by setting."""
 
@@ -36,8 +34,7 @@ _DAYS_IN_MONTH: Final = np.array([0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30,
 
 def lake_schema(table: str) -> pa.Schema:
     """Arrow schema of a lake file of `table`: the contract's columns and `erased`. Raises ForeignTable."""
-    fields = [pa.field(field.name, _MILLIS) if field.name == "created_at" else field for field in contract(table).arrow]
-    return pa.schema([*fields, pa.field(ERASED, pa.string())])
+    return contract(table).arrow.append(pa.field(ERASED, pa.string()))
 
 
 def contract(table: str) -> Table:
@@ -290,7 +287,7 @@ def _datetime_to_lake(texts: pa.Array) -> list[pa.Array]:
         found = _present(other)
         micros = np.where(found, np.asarray(other.fill_null(0)), micros)
         parsed = exact | found
-    return [_numbers(micros // 1000, parsed).cast(_MILLIS), text]
+    return [_numbers(micros // 1000, parsed).cast(MILLIS), text]
 
 
 def _parse_canonical(characters: base32.Bytes) -> tuple[npt.NDArray[np.int64], Mask]:

@@ -1,0 +1,302 @@
+"""The lake: bytes per event by collection, compaction of an hour, erasure of an account, commits of four writer processes.
+
+Run: `python -m benchmarks.lake [--events N] [--hours N] [--writers N]`. One hour of `--events` simulator events (seed 1) is
+encoded to Avro, converted, committed in small files and rolled; then the account with the most rows is erased from `--hours` copies
+of that hour. Toward: at most 85 bytes per event, 1.3 M events rolled in 15 s and 1 GB, an account erased from 24 hours in 10 s,
+commits at p95 in 50 ms with four writers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+HOUR = 3_600_000_000
+START = 1_790_000_000_000_000 // HOUR * HOUR
+PARTITIONS = 6
+BATCH = 20_000
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the inputs and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--hours", type=int, default=24)
+    parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument("--commits", type=int, default=40)
+    parser.add_argument(
+        "--data", type=Path, default=None, help="folder that keeps the generated events for another run"
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = options.data or folder / "events"
+        if not (data / "facts.json").exists():
+            generate(data, options.events, folder / "simulator")
+        facts = json.loads((data / "facts.json").read_text())
+        print(
+            f"inputs: {facts['events']:,} events of the simulator (seed 1) in one hour, mean v2 frame"
+            f" {facts['json_bytes'] / facts['events']:.0f} bytes, small files of at most {BATCH:,} events"
+        )
+        fill(data, folder / "lake")
+        _in_child(roll, str(folder / "lake"))
+        sizes(folder / "lake", facts)
+        _in_child(erase_account, str(data), str(folder / "erase"), options.hours)
+        commits(folder / "commits", options.writers, options.commits)
+
+
+def generate(data: Path, count: int, folder: Path) -> None:
+    """One hour of events as decoded Avro columns, a Parquet file per table."""
+    from consumers.decode import _container_head, _read
+    from producers.wire_v2 import decode
+    from schemas.avro_schemas import latest
+    from schemas.codec import EventEncoder
+    from schemas.topics import TOPICS
+    from simulator.config import SimulatorSettings
+    from simulator.ledger import Ledger
+    from simulator.network import Network
+
+    network = Network(SimulatorSettings(data_dir=folder, history_hours=0, accounts=200_000))
+    step, at = HOUR * 512 // count, START
+    while at < START + HOUR:
+        network.live(512, at, min(at + step, START + HOUR - 1))
+        at += step
+    network.close()
+    encoder = EventEncoder("jetstream.example", "v2")
+    bodies, partitions, size, done = defaultdict(list), defaultdict(list), 0, 0
+    stamp = 0
+    for number, event in enumerate(Ledger(folder).events()):
+        frame: Any = decode(event.raw)
+        # Frames that are read from the socket together share their time of receipt.
+        stamp = frame.time_us + 150_000 if number % 8 == 0 else stamp
+        if hasattr(frame, "record"):
+            topic, body = encoder.commit(
+                frame.time_us, frame.did, frame.operation, frame.collection, frame.rkey, frame.rev, frame.cid,
+                frame.seq, stamp, False, False, frame.envelope_json, frame.record,
+            )  # fmt: skip
+        else:
+            encode = getattr(encoder, type(frame).__name__.lower())
+            topic, body = encode(
+                frame.time_us, frame.did, frame.seq, stamp, False, False, frame.envelope_json, frame.payload
+            )
+        bodies[topic].append(body)
+        partitions[topic].append(zlib.crc32(frame.did.encode()) % PARTITIONS)
+        size += len(event.raw)
+        done += 1
+    data.mkdir(parents=True, exist_ok=True)
+    for topic, found in bodies.items():
+        head = _container_head(latest(TOPICS[topic].schema).text)
+        frames = [
+            _read(head, len(found[at : at + 100_000]), found[at : at + 100_000]) for at in range(0, len(found), 100_000)
+        ]
+        rows = pl.concat(frames).with_columns(pl.Series("kafka_partition", partitions[topic], pl.Int64))
+        rows = rows.with_columns(kafka_offset=pl.int_range(pl.len()).over("kafka_partition"))
+        rows.write_parquet(data / f"{TOPICS[topic].table}.parquet", compression="zstd", compression_level=1)
+    (data / "facts.json").write_text(json.dumps({"events": done, "json_bytes": size}))
+
+
+def fill(data: Path, root: Path) -> None:
+    """Converts and commits everything in small files."""
+    from lake.convert import to_lake
+    from lake.manifest import open_manifest
+    from lake.store import LakeStore
+
+    manifest, store = open_manifest(str(root / "manifest.db"), create=True), LakeStore(root)
+    converting = rows = 0.0
+    started = time.perf_counter()
+    for file in sorted(data.glob("*.parquet")):
+        decoded = pl.read_parquet(file)
+        for at in range(0, decoded.height, BATCH):
+            before = time.process_time()
+            part = to_lake(file.stem, decoded.slice(at, BATCH))
+            converting += time.process_time() - before
+            rows += part.num_rows
+            commit(store, manifest, file.stem, START, part)
+    seconds = time.perf_counter() - started
+    print(f"Avro columns -> lake columns        {rows / converting:>10,.0f} rows/s and core")
+    print(f"Avro columns -> committed           {rows / seconds:>10,.0f} rows/s of wall time, one process")
+    manifest.close()
+
+
+def commit(store: Any, manifest: Any, table: str, hour_us: int, rows: pa.Table, partition: int | None = None) -> float:
+    """Commits rows as the next messages of their partitions; returns the seconds it took."""
+    from lake.commit import Batch, Part, commit_batch
+    from lake.manifest import Advance, HourCount, TopicPartition
+    from schemas.topics import TABLE_TOPICS
+
+    topic = TABLE_TOPICS[table]
+    numbers = rows.column("kafka_partition").unique().to_pylist()
+    known = manifest.offsets([topic])
+    missing = [TopicPartition(topic, number) for number in numbers if TopicPartition(topic, number) not in known]
+    known |= manifest.claim(missing, "bench") if missing else {}
+    advances = []
+    for number in numbers:
+        at = known[TopicPartition(topic, number)]
+        count = pc.sum(pc.equal(rows.column("kafka_partition"), number)).as_py()
+        advances.append(Advance(topic, number, at.next_offset, at.next_offset + count, at.epoch))
+    counts = (HourCount(topic, hour_us, rows.num_rows, 0, rows.num_rows, 0),)
+    started = time.perf_counter()
+    commit_batch(
+        store, manifest, Batch(f"bench{partition or 0}", [Part(table, topic, hour_us, rows)], advances, counts)
+    )
+    return time.perf_counter() - started
+
+
+def roll(root: str) -> None:
+    """Rolls every table of the hour in a process of its own, so that its memory can be told."""
+    from lake.manifest import open_manifest
+    from lake.roll import roll_hour
+    from lake.store import LakeStore
+
+    manifest, store = open_manifest(str(Path(root) / "manifest.db")), LakeStore(root)
+    small = sum(file.bytes for table in manifest.snapshot().tables() for file in manifest.snapshot().files(table))
+    started, before = time.perf_counter(), time.process_time()
+    rows = merged = 0
+    for table in manifest.snapshot().tables():
+        done = roll_hour(store, manifest, table, START)
+        rows, merged = rows + done.rows, merged + done.merged
+    seconds, cpu = time.perf_counter() - started, time.process_time() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"small files                         {small / rows:>10.1f} bytes per event in {merged} files")
+    print(
+        f"compaction of {rows:,} events    {seconds:>10.1f} s of wall time ({cpu:.1f} s of CPU, {rows / seconds:,.0f} rows/s),"
+        f" {peak:,.0f} MB at most"
+    )
+
+
+def sizes(root: Path, facts: dict[str, int]) -> None:
+    """Bytes per event after compaction."""
+    from lake.manifest import open_manifest
+
+    snapshot = open_manifest(str(root / "manifest.db")).snapshot()
+    totals = {table: snapshot.totals(table) for table in snapshot.tables()}
+    size, rows = sum(t.bytes for t in totals.values()), sum(t.rows for t in totals.values())
+    saved = 1 - size / facts["json_bytes"]
+    print(f"rolled files                        {size / rows:>10.1f} bytes per event, {saved:.1%} below the JSON")
+    for table, total in sorted(totals.items(), key=lambda item: -item[1].bytes)[:8]:
+        print(f"  {table:34}{total.bytes / total.rows:>10.1f} bytes per event, {total.rows:>9,} events")
+
+
+def erase_account(data: str, root: str, hours: int) -> None:
+    """Deletes the account with the most posts and likes from copies of the hour."""
+    from lake.convert import to_lake
+    from lake.erase import erase
+    from lake.manifest import open_manifest
+    from lake.roll import roll_hour
+    from lake.store import LakeStore
+
+    manifest, store = open_manifest(str(Path(root) / "manifest.db"), create=True), LakeStore(root)
+    tables = ("app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.feed.repost", "app.bsky.graph.follow")
+    who, rows = None, 0
+    for table in tables:
+        decoded = pl.read_parquet(Path(data) / f"{table}.parquet")
+        who = who or decoded["did"].value_counts(sort=True)["did"][0]
+        for hour in range(hours):
+            shift = hour * HOUR
+            moved = decoded.with_columns(pl.col("time_us") + shift, pl.col("received_us") + shift)
+            commit(store, manifest, table, START + shift, to_lake(table, moved))
+            roll_hour(store, manifest, table, START + shift)
+            rows += decoded.height
+    end = START + hours * HOUR
+    fields = {
+        "time_us": end,
+        "did": who,
+        "kind": "account",
+        "source_host": "x",
+        "protocol": "v2",
+        "received_us": end,
+        "replayed": False,
+        "resync": False,
+        "active": False,
+        "status": "deleted",
+        "kafka_partition": 0,
+        "kafka_offset": 0,
+    }
+    commit(store, manifest, "account", end, to_lake("account", pl.DataFrame([fields])))
+    started = time.perf_counter()
+    done = erase(store, manifest)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"erasure of one account              {seconds:>10.1f} s: {done.rows:,} of {rows:,} rows in {done.rewritten} of"
+        f" {done.looked_at} files of {hours} hours; {peak:,.0f} MB at most"
+    )
+
+
+def commits(root: Path, writers: int, count: int) -> None:
+    """Writer processes that commit 2,000 likes at a time to one SQLite manifest."""
+    from lake.manifest import open_manifest
+
+    open_manifest(str(root / "manifest.db"), create=True).close()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(writers) as pool:
+        started = time.perf_counter()
+        found = pool.starmap(_write_commits, [(str(root), number, count) for number in range(writers)])
+        seconds = time.perf_counter() - started
+    for name, position in (("files and manifest", 0), ("manifest alone", 1)):
+        taken = sorted(both[position] * 1000 for part in found for both in part)
+        cuts = statistics.quantiles(taken, n=20)
+        print(
+            f"commit, {writers} writers: {name:20}p50 {cuts[9]:6.1f} ms, p95 {cuts[18]:6.1f} ms, max {taken[-1]:6.1f} ms"
+            f" ({len(taken)} commits of 2,000 rows, {len(taken) * 2000 / seconds:,.0f} rows/s with start-up)"
+        )
+
+
+def _write_commits(root: str, number: int, count: int) -> list[tuple[float, float]]:
+    from lake.convert import lake_schema
+    from lake.manifest import open_manifest
+    from lake.store import LakeStore
+
+    manifest, store = open_manifest(str(Path(root) / "manifest.db")), LakeStore(root)
+    table, size = "app.bsky.feed.like", 2000
+    taken = []
+    original = manifest.commit
+    inner = [0.0]
+
+    def timed(change: Any) -> int:
+        before = time.perf_counter()
+        version = original(change)
+        inner[0] = time.perf_counter() - before
+        return version
+
+    manifest.commit = timed  # type: ignore[method-assign]
+    for at in range(count):
+        columns: dict[str, Any] = {field.name: pa.nulls(size, field.type) for field in lake_schema(table)}
+        columns["time"] = pa.array(range(START + at, START + at + size)).cast(pa.timestamp("us"))
+        columns["did"] = pa.array([f"did:plc:{number}{row:023d}" for row in range(size)])
+        columns["operation"] = pa.array(["create"] * size)
+        columns["resync"] = pa.array([False] * size)
+        columns["kafka_partition"] = pa.array([number] * size, pa.int32())
+        columns["kafka_offset"] = pa.array(range(at * size, (at + 1) * size))
+        outer = commit(store, manifest, table, START, pa.table(columns, schema=lake_schema(table)), number)
+        taken.append((outer, inner[0]))
+    manifest.close()
+    return taken
+
+
+def _in_child(work: Any, *arguments: Any) -> None:
+    sys.stdout.flush()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
