@@ -87,7 +87,7 @@ def frame_collection(frame: bytes) -> bytes:
 
 def framed(payloads: Iterable[bytes], kind: int) -> list[bytes]:
     """Server-to-client WebSocket frames (never masked), each complete, ready to be joined into one write."""
-    short = _SHORT_HEADS[kind]
+    short = _SHORT_HEADS.get(kind) or [bytes((kind, size)) for size in range(126)]
     out = []
     for payload in payloads:
         size = len(payload)

@@ -42,6 +42,12 @@ def small(folder: Path, **changes: Any) -> SimulatorSettings:
     return SimulatorSettings(**{**values, **changes})
 
 
+def collect(client: ClientConnection, texts: list[str]) -> None:
+    """Receive until the connection ends, which raises ConnectionClosed."""
+    while True:
+        texts.append(str(client.recv(timeout=10)))
+
+
 class Running:
     """A running simulator."""
 
@@ -101,7 +107,13 @@ class Running:
 
     def connect(self, path: str = V2, **query: Any) -> ClientConnection:
         return connect(
-            "ws://" + self.url(path, **query), compression=None, max_size=2**25, open_timeout=10, ping_interval=None
+            "ws://" + self.url(path, **query),
+            compression=None,
+            max_size=2**25,
+            open_timeout=10,
+            ping_interval=None,
+            max_queue=None,
+            close_timeout=1,
         )
 
     def read(self, count: int, path: str = V2, **query: Any) -> list[str | bytes]:

@@ -1,0 +1,81 @@
+"""An independent client from PyPI (`atproto`) reads the simulator without a complaint, live and from the archive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from atproto import JetstreamClient
+from atproto_client.models.base import ModelBase
+from atproto_client.models.utils import get_or_create
+
+from simulator.mix import KNOWN
+from tests.simulator.conftest import Running
+
+
+def _read(client: JetstreamClient, count: int) -> tuple[list[Any], list[BaseException]]:
+    messages: list[Any] = []
+    errors: list[BaseException] = []
+
+    def on_message(message: Any) -> None:
+        messages.append(message)
+        if len(messages) == count:
+            client.stop()
+
+    watchdog = threading.Timer(60, client.stop)
+    watchdog.start()
+    try:
+        client.start(on_message, errors.append)
+    finally:
+        watchdog.cancel()
+    return messages, errors
+
+
+def test_it_reads_all_events_plain_and_compressed(shared: Running) -> None:
+    events = list(shared.ledger.events())
+    for compress in (False, True):
+        client = JetstreamClient(
+            {"cursor": 1}, base_uri=f"ws://127.0.0.1:{shared.service.port}/xrpc", compress=compress
+        )
+        messages, errors = _read(client, len(events))
+        assert errors == []
+        assert client.compressed is compress
+        assert [message.seq for message in messages] == [event.seq for event in events]
+        assert [message.did for message in messages] == [event.did for event in events]
+
+
+def test_it_survives_rotation_drops_and_odd_frames(start: Callable[..., Running]) -> None:
+    running = start(rate=1500.0, history_hours=0.2)
+    running.scenario("drop", every=700, count=1)
+    running.scenario("unknown-payload", every=300)
+    client = JetstreamClient({"cursor": 1}, base_uri=f"ws://127.0.0.1:{running.service.port}/xrpc")
+    threading.Timer(0.5, running.scenario, ("rotate-dictionary",)).start()
+    messages, errors = _read(client, 3000)
+    assert errors == []
+    known = {event.seq for event in running.ledger.events()}
+    seqs = [message.seq for message in messages]
+    assert seqs == sorted(known)[: len(seqs)]
+    assert running.fired("drop") == 1
+
+
+def test_it_reads_the_archive_and_derives_the_same_cids(start: Callable[..., Running]) -> None:
+    running = start(api_key="test")
+    client = JetstreamClient(base_uri=f"ws://127.0.0.1:{running.service.port}/xrpc", api_key="test")
+    messages = list(client.snapshot())
+    events = list(running.ledger.events())[: len(messages)]
+    assert len(messages) > 3000
+    assert [(message.seq, getattr(message, "cid", None)) for message in messages] == [
+        (event.seq, event.cid) for event in events
+    ]
+
+
+def test_generated_records_are_valid_by_the_published_lexicons(shared: Running) -> None:
+    seen = set()
+    for event in shared.ledger.events():
+        if event.collection in KNOWN and event.record is not None:
+            name = event.collection
+            record = get_or_create(event.record, strict=True)
+            assert isinstance(record, ModelBase), (name, event.record)
+            seen.add(name)
+    assert len(seen) >= 10
