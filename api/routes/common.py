@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -122,15 +122,20 @@ def chosen_fields(
     """The columns a client asked for, each once; ApiError 422 names the nearest known one for an unknown."""
     if fields is None:
         return default
-    known = (*public_fields(table), *extra)
     names = tuple(dict.fromkeys(name.strip() for name in fields.split(",") if name.strip()))
     if not names:
-        raise bad_parameter("fields", f"no field is named; the fields are: {', '.join(known)}")
+        raise bad_parameter("fields", "no field is named: leave it out for the usual ones")
+    check_fields(names, table, extra)
+    return names
+
+
+def check_fields(names: Sequence[str], table: str, extra: tuple[str, ...]) -> None:
+    """ApiError 422 for a field that a table does not have, naming the nearest one."""
+    known = (*public_fields(table), *extra)
     for name in names:
         if name not in known:
             detail = unknown_parameter(name, known).detail.replace("parameter", "field")
             raise ApiError(Problem.INVALID_PARAMETER, f"fields: {detail}", errors=[FieldError("fields", detail)])
-    return names
 
 
 def decode_cursor(here: Services, text: str | None, digest: str) -> Cursor | None:

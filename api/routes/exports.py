@@ -18,7 +18,7 @@ from api.aggregates import LABEL
 from api.answers import QUERY_PROBLEMS, Answer, SnapshotInfo, json_answer, problem_answers
 from api.compliance import Fate, fates, summary
 from api.engine import Session
-from api.errors import ApiError, FieldError, Problem
+from api.errors import ApiError, FieldError, Problem, bad_parameter
 from api.exports.model import Compression, ExportInfo, ExportList, ExportRequest, Job, State
 from api.exports.service import Exports, provenance
 from api.extras import EXTRA_FIELDS
@@ -26,7 +26,7 @@ from api.handles import resolve
 from api.identifiers import POST, PostUri, RecordUri, is_did
 from api.labels.service import labels_of
 from api.parameters import known_parameters
-from api.routes.common import chosen_fields, plan_posts, snapshot_of
+from api.routes.common import check_fields, plan_posts, snapshot_of
 from api.routes.search import DEFAULT_FIELDS
 from api.services import Services, services
 from api.snapshots import snapshot_json
@@ -99,10 +99,11 @@ async def create_export(
 def _columns(body: ExportRequest) -> list[str]:
     if body.fields is None:
         return list(DEFAULT_FIELDS)
-    plain = [name for name in body.fields if not name.startswith(LABEL)]
-    if plain:
-        chosen_fields(",".join(plain), POST, DEFAULT_FIELDS, EXTRA_FIELDS)
-    return list(dict.fromkeys(body.fields))
+    names = list(dict.fromkeys(body.fields))
+    if not names:
+        raise bad_parameter("fields", "no field is named: leave it out for the usual ones", location="body")
+    check_fields([name for name in names if not name.startswith(LABEL)], POST, EXTRA_FIELDS)
+    return names
 
 
 @router.get(
@@ -111,7 +112,7 @@ def _columns(body: ExportRequest) -> list[str]:
     summary="Your exports",
     tags=["exports"],
     response_model=ExportList,
-    responses=problem_answers(Problem.UNAUTHORIZED, Problem.FORBIDDEN, Problem.UNKNOWN_PARAMETER),
+    responses=problem_answers(Problem.UNAUTHORIZED, Problem.FORBIDDEN, Problem.UNKNOWN_PARAMETER, Problem.RATE_LIMITED),
 )
 async def list_exports(request: Request, exports: HereExports) -> Response:
     """Every export of the caller that is still known, the newest first."""

@@ -212,6 +212,8 @@ def test_idempotency_listing_and_deletion(builder: LakeBuilder, client: httpx.Cl
         ({"text": '"open'}, 422, "text"),
         ({"format": "xlsx"}, 422, "format"),
         ({"fields": ["uri", "nope"]}, 422, "fields"),
+        ({"fields": ["uri,text"]}, 422, "fields"),
+        ({"fields": []}, 422, "fields"),
         ({"colour": "red"}, 422, "colour"),
         ({"limit": 0}, 422, "limit"),
         ({"name": "../../etc/passwd"}, 422, "name"),
