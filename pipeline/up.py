@@ -41,7 +41,9 @@ STOP_ORDER = ("producer", "simulator", "writer", "maintain", "api", "broker")
 # Where a process's report says what keeps it from its work; empty or None when nothing does.
 PROBLEM_KEYS = {"producer": "problem", "writer": "holding"}
 _POLL_SECONDS = 0.2
-_RATE_WINDOW = 10
+_REFRESH_SECONDS = 1.0
+# Longer than the time between two commits, so that the rate does not jump between nothing and too much.
+_RATE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Up:
         self._profile = loaded.profile
         self._ports = choose_ports(loaded, demo=options.demo)
         self._environment = self._ports.environment
-        self._committed: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        self._committed: deque[tuple[float, int]] = deque()
         self._problems: dict[str, str] = {}
         self._manifest: Manifest | None = None
         self._started = time.monotonic()
@@ -238,9 +240,12 @@ class Up:
                 if self.options.duration is not None and now - self._started >= self.options.duration:
                     break
                 self.tick()
+                if now < next_line:
+                    continue
                 if self._live is not None:
+                    next_line = now + _REFRESH_SECONDS
                     self._live.update(display.block(self.view(supervisor)))
-                elif now >= next_line:
+                else:
                     next_line = now + self.settings.supervisor.plain_interval_seconds
                     self.console.print(display.plain_line(self.view(supervisor)), highlight=False, soft_wrap=True)
         self._live = None
@@ -252,6 +257,8 @@ class Up:
         lake = self._lake_view()
         if lake is not None:
             self._committed.append((time.monotonic(), lake.rows))
+        while len(self._committed) > 2 and self._committed[-1][0] - self._committed[1][0] > _RATE_SECONDS:
+            self._committed.popleft()
         rate = None
         if len(self._committed) > 1:
             (first, rows), (last, more) = self._committed[0], self._committed[-1]
