@@ -154,10 +154,10 @@ async def get_label(
             "required": True,
             "content": {
                 _CSV: {
-                    "schema": {"type": "string"},
+                    "schema": {"type": "string", "minLength": 1},
                     "example": "uri,mood\nat://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3l6oveex3ii2l,angry\n",
                 },
-                _PARQUET_TYPES[0]: {"schema": {"type": "string", "format": "binary"}},
+                _PARQUET_TYPES[0]: {"schema": {"type": "string", "format": "binary", "minLength": 1}},
             },
         }
     },
