@@ -16,7 +16,6 @@ from typing import Any
 
 import click
 
-from pipeline.errors import SettingsError
 from schemas.errors import ExplorerError
 
 VERSION = "0.1.0"
@@ -125,6 +124,12 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output (`| head`) went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(
+            f"{where}{error.strerror or error}", "check the path, its permissions and the free space there", debug
+        )
+        sys.exit(1)
     except Exception as error:
         _complain(
             f"{type(error).__name__}: {error}",
@@ -141,11 +146,6 @@ def _complain(message: str, remedy: str, debug: bool) -> None:
     click.echo(f"error: {message}", err=True)
     if remedy:
         click.echo(f"  remedy: {remedy}", err=True)
-
-
-def no_such_file(path: Path, what: str) -> SettingsError:
-    """The error for a file named on the command line that is not there."""
-    return SettingsError(f"{what} {path} does not exist", "check the path")
 
 
 if __name__ == "__main__":

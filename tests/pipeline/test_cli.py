@@ -92,6 +92,14 @@ def test_a_defect_is_not_a_bare_trace(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err == "error: no\n  remedy: do this\n"
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("up", "--live", EXPLORER_STATE=str(tmp_path / "file" / "state"))
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'}" in done.stderr
+    assert "remedy: check the path" in done.stderr
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [sys.executable, "-m", "pipeline.cli", "settings"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
