@@ -11,7 +11,7 @@ import enum
 from typing import NamedTuple
 
 from producers.cursor import Position
-from producers.wire import TIMESTAMP_CURSOR_FLOOR, Event
+from producers.wire import TIMESTAMP_CURSOR_FLOOR, Commit, Event
 
 LEGACY_REWIND_US = 10_000_000
 """Legacy software loses or reorders events where replay meets live; a rewind repairs most of it."""
@@ -68,15 +68,28 @@ def resume_after(position: Position, host: str, margin_us: int, cause: str | Non
     return Resume(from_us, from_us=from_us, since=position, since_us=position.time_us, cause=cause)
 
 
-def judge(resume: Resume, first: Event, tolerance_us: int) -> Verdict:
-    """Compare the first event of a connection with what was asked for."""
+def judge(resume: Resume, first: Event, last: Event | None, tolerance_us: int) -> Verdict:
+    """Compare the first event of a connection with what was asked for.
+
+    `last` is the event at the resumed position, None when this process has not seen it.
+    """
     if resume.seq is not None and first.seq is not None:
         if first.seq < resume.seq:
             return Verdict.RENUMBERED
         if first.seq == resume.seq:
-            # The same number may have been given to another event after a crash; the time tells.
-            same = resume.since_us is None or abs(first.time_us - resume.since_us) <= tolerance_us
+            # After a crash a server may give the same number to another event, and others before it as well.
+            same = same_event(first, last) if last is not None else first.time_us == resume.since_us
             return Verdict.REPEATS if same else Verdict.RENUMBERED
     if resume.since_us is not None and first.time_us > resume.since_us + tolerance_us:
         return Verdict.GAP
     return Verdict.CONTINUES
+
+
+def same_event(one: Event, other: Event) -> bool:
+    """Whether two frames of one host carry the same event; the text of the record may differ between replay and live."""
+    if type(one) is not type(other) or (one.seq, one.time_us, one.did) != (other.seq, other.time_us, other.did):
+        return False
+    if isinstance(one, Commit) and isinstance(other, Commit):
+        mine = (one.collection, one.rkey, one.rev, one.operation)
+        return mine == (other.collection, other.rkey, other.rev, other.operation)
+    return True

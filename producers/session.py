@@ -20,7 +20,7 @@ from producers.cursor import Batch, LowWaterMark, Position
 from producers.errors import ConnectionEndedError
 from producers.intake import Intake
 from producers.publisher import Delivered, Publisher
-from producers.resume import Resume, Verdict, judge
+from producers.resume import Resume, Verdict, judge, same_event
 from producers.wire import Account, Commit, Decoder, Event, Identity, Info, Sync
 from schemas.bodies import Gap
 from schemas.topics import GAP
@@ -175,7 +175,7 @@ class Session:
                 if end is not None:
                     return end, ()
                 self._judged = True
-                if result == self._last_event:
+                if self._last_event is not None and same_event(result, self._last_event):
                     self.repeated += 1
                     continue
             if self._resume.from_us is not None and result.time_us < self._resume.from_us:
@@ -189,11 +189,11 @@ class Session:
 
     def _judge(self, first: Event, batch: Batch, delivered: Delivered) -> End | None:
         resume = self._resume
-        verdict = judge(resume, first, int(self._source.gap_tolerance * 1_000_000))
+        verdict = judge(resume, first, self._last_event, int(self._source.gap_tolerance * 1_000_000))
         if verdict is Verdict.RENUMBERED:
             return End(
                 Cause.RENUMBERED,
-                f"{self._host} was asked for sequence {resume.seq} and sent {first.seq}: its archive was rebuilt",
+                f"asked for sequence {resume.seq} and sent {first.seq}, another event: its numbers were used again",
             )
         if verdict is Verdict.GAP or (self._outdated is not None and resume.since_us is not None):
             self._report_gap(first, batch, delivered)
