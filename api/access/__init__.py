@@ -1,46 +1,32 @@
-"""Access to the API: keys, scopes, limits, origins and the audit log. `install` puts it in front of an application."""
+"""Access to the API: keys, scopes, limits, origins and the audit log. `install` puts it in front of an application.
+
+Its names are loaded when they are first used: every process reads `api.access.config`, and only the API needs the rest.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import FastAPI
-from starlette.middleware import Middleware
-
-from api.access.config import AccessSettings
-from api.access.keys import KeyStore, keys_file
-from api.access.layer import AccessLayer, keys_required
-from api.access.principals import Principal, charge_bytes, principal
-from api.access.scopes import Scope
+if TYPE_CHECKING:
+    from api.access.config import AccessSettings
+    from api.access.principals import Principal, charge_bytes, principal
+    from api.access.scopes import Scope
+    from api.access.setup import install
 
 __all__ = ["AccessSettings", "Principal", "Scope", "charge_bytes", "install", "principal"]
 
-LOGGER = logging.getLogger("explorer.api")
+_HOMES: Final = {
+    "AccessSettings": "config",
+    "Principal": "principals",
+    "Scope": "scopes",
+    "charge_bytes": "principals",
+    "install": "setup",
+    "principal": "principals",
+}
 
 
-def install(
-    app: FastAPI,
-    settings: AccessSettings,
-    *,
-    host: str,
-    state_dir: Path,
-    wall: Callable[[], float] = time.time,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Put the access layer around `app`, inside the layers that were added so far.
-
-    `host` is the address the service binds to. Raises KeyStoreError when the key file exists and cannot be used.
-    """
-    store = KeyStore(keys_file(settings, state_dir))
-    if keys_required(settings, host) and not any(key.valid(wall()) for key in store.all()):
-        LOGGER.warning(
-            "every request needs an API key and there is none yet: make one with `post-explorer keys create`",
-            extra={"host": host, "keys_file": str(store.path)},
-        )
-    # Appended, because add_middleware would put it outside the layer that gives refusals their id and security headers.
-    app.user_middleware.append(
-        Middleware(AccessLayer, settings=settings, host=host, state_dir=state_dir, wall=wall, clock=clock)
-    )
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

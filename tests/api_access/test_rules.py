@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,3 +184,9 @@ def test_a_quota_of_zero_counts_nothing() -> None:
     buckets = Buckets(1)
     assert all(buckets.take("a", Quota(0, 60), 1e9, 0).allowed for _ in range(3))
     assert len(buckets) == 0
+
+
+def test_settings_and_keys_load_without_a_web_framework() -> None:
+    wanted = "import sys, api.access.config, api.access.keys, api.labels.config; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", wanted], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"fastapi", "starlette", "duckdb", "pyarrow", "httpx"} & set(loaded)
