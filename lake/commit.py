@@ -108,12 +108,11 @@ def superseding_mask(table: str, rows: pa.Table) -> pa.ChunkedArray:
     if table == "sync":
         return pc.is_valid(rows.column("time"))
     if table == "account":
-        return pc.fill_null(
-            pc.and_(pc.invert(rows.column("active")), pc.equal(rows.column("status"), "deleted")), False
-        )
+        deleted = pc.equal(rows.column("status").cast(pa.string()), "deleted")
+        return pc.fill_null(pc.and_(pc.invert(rows.column("active")), deleted), False)
     if table == "identity":
         return pc.is_null(rows.column("time"))
-    replaced = pc.is_in(rows.column("operation"), pa.array(["update", "delete"]))
+    replaced = pc.is_in(rows.column("operation").cast(pa.string()), pa.array(["update", "delete"]))
     return pc.or_(replaced, pc.fill_null(rows.column("resync"), False))
 
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import polars as pl
+import numpy as np
+import pyarrow as pa
 
-from lake.convert import ERASED
-from lake.fold import ENDING_COLUMNS, Endings, erasable, read_endings
+from lake.convert import ERASED, lake_schema
+from lake.fold import ENDING_COLUMNS, Endings, erasable, may_have_ended, read_endings
 from lake.manifest import LiveFile, Manifest, Snapshot, Swap
 from lake.roll import MAX_ROWS, Merge, change_id, merge_files
 from lake.steps import CommitStep, Hook, no_hook
@@ -76,10 +77,16 @@ def erase(
 
 def ended_rows(store: LakeStore, file: LiveFile, endings: Endings, *, keep_edits: bool = False) -> int:
     """How many rows of `file` would lose their content. Reads the record keys, and more only if one of them ended."""
-    if not _may_hold(store, file, endings):
-        return 0
-    rows = store.read(file.path, _JUDGED)
-    reasons = erasable(file.table, rows, endings, keep_edits=keep_edits)
+    keys = ["rkey_tid", "rkey_text", "did"] if file.table not in ("identity", "sync") else ["did"]
+    with store.open(file.path, ["rkey_text", "did"]) as parquet:
+        suspects = np.flatnonzero(may_have_ended(parquet.read(keys, use_threads=False), endings))
+        if not len(suspects):
+            return 0
+        rows = parquet.read([name for name in _JUDGED if name in parquet.schema_arrow.names], use_threads=False)
+    picked = rows.take(pa.array(suspects))
+    schema = lake_schema(file.table)
+    plain = picked.cast(pa.schema([schema.field(name) for name in picked.column_names]))
+    reasons = erasable(file.table, plain, endings, keep_edits=keep_edits)
     return len(reasons) - reasons.null_count()
 
 
@@ -96,27 +103,6 @@ def _candidates(store: LakeStore, snapshot: Snapshot, pending: list[LiveFile]) -
         for file in reversed(snapshot.files(table)):
             if file.erased < file.rows:
                 yield file, endings
-
-
-def _may_hold(store: LakeStore, file: LiveFile, endings: Endings) -> bool:
-    """False only if no row of the file has the key or account of an ending."""
-    if not endings.records.is_empty():
-        keys = _column(store, file, "rkey_tid")
-        known = endings.records["rkey_tid"]
-        if keys.drop_nulls().is_in(known.drop_nulls().implode()).any():
-            return True
-        if keys.null_count() and known.null_count():
-            texts = _column(store, file, "rkey_text").drop_nulls()
-            if texts.is_in(endings.records["rkey_text"].drop_nulls().implode()).any():
-                return True
-    accounts = pl.concat([endings.accounts["did"], endings.syncs["did"]])
-    return not accounts.is_empty() and bool(_column(store, file, "did").is_in(accounts.implode()).any())
-
-
-def _column(store: LakeStore, file: LiveFile, name: str) -> pl.Series:
-    series = pl.from_arrow(store.read(file.path, [name]).column(name))
-    assert isinstance(series, pl.Series)
-    return series
 
 
 def _rewrite(store: LakeStore, manifest: Manifest, file: LiveFile, merge: Merge, hook: Hook) -> str:

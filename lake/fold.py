@@ -15,8 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lake.convert import EDIT, ERASED, contract, lake_schema
@@ -128,6 +131,28 @@ def ended(rows: pa.Table, endings: Endings) -> pl.Series:
         frame = frame.join(endings.accounts, on="did", how="left", maintain_order="left")
         reason = pl.when(pl.col("time") <= pl.col("until")).then(pl.lit("account")).otherwise(reason)
     return frame.select(reason=reason).to_series()
+
+
+def may_have_ended(rows: pa.Table, endings: Endings) -> npt.NDArray[np.bool_]:
+    """A quick look at keys and accounts: false only for rows that `ended` says null for. Columns may be dictionaries."""
+    found = np.zeros(rows.num_rows, np.bool_)
+    for name, series in (("rkey_tid", endings.records["rkey_tid"]), ("rkey_text", endings.records["rkey_text"])):
+        found |= _is_in(rows, name, series.drop_nulls())
+    return found | _is_in(rows, "did", pl.concat([endings.accounts["did"], endings.syncs["did"]]))
+
+
+def _is_in(rows: pa.Table, name: str, values: pl.Series) -> npt.NDArray[np.bool_]:
+    if values.is_empty() or name not in rows.column_names or rows.column(name).null_count == rows.num_rows:
+        return np.zeros(rows.num_rows, np.bool_)
+    column = rows.column(name)
+    wanted = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    if not pa.types.is_dictionary(column.type):
+        return np.asarray(pc.is_in(column, wanted.cast(column.type)))
+    parts = [np.zeros(0, np.bool_)]
+    for chunk in column.chunks:
+        known = np.append(np.asarray(pc.is_in(chunk.dictionary, wanted.cast(chunk.dictionary.type))), False)
+        parts.append(known[np.asarray(chunk.indices.fill_null(len(known) - 1))])
+    return np.concatenate(parts)
 
 
 def current(rows: pa.Table, endings: Endings) -> pa.Table:

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import ERASED, lake_schema
 from lake.dedupe import Hashes, identity_hashes
+from lake.dictionaries import joined
 from lake.errors import CommitRefused
-from lake.fold import read_endings
+from lake.fold import blank, erasable, read_endings
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
-from lake.roll import Merge, change_id, merged_footer, row_groups, without_ended
+from lake.roll import Merge, change_id, merged_footer, row_groups
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore, sync_folder
 from schemas.topics import TABLE_TOPICS
@@ -231,8 +232,8 @@ def _build_hour(
     erased = 0
     if rows.num_rows:
         endings = read_endings(store, snapshot, table, _since(rows, inputs))
-        merge = Merge(table, hour_us, "rolled", endings, keep_edits)
-        rows = without_ended(rows, merge)
+        reasons = erasable(table, rows, endings, keep_edits=keep_edits)
+        rows = blank(table, rows, reasons)
         erased = rows.num_rows - rows.column(ERASED).null_count
     old, new = identity_hashes(table, before), identity_hashes(table, rows)
     change = HourChange(
@@ -253,7 +254,7 @@ def _write_hour(
     since = _since(rows, inputs)
     name = change_id("replay", [plan.id, *paths])
     with store.writer(plan.table, hour_us, name, kind="rolled", rows=rows.num_rows, hook=hook) as writer:
-        for piece in row_groups(rows, plan.table):
+        for piece in row_groups(joined(plan.table, [rows]), Merge(plan.table, hour_us)):
             writer.write(piece)
         writer.footer.update(merged_footer(paths, [store.footer(path) for path in paths]), since_us=since)
     written = writer.result()

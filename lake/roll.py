@@ -16,14 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.commit import superseding_mask
-from lake.fold import Endings, blank, erasable, read_endings
+from lake.convert import lake_schema
+from lake.dictionaries import compacted, joined, taken
+from lake.fold import Endings, blank, erasable, may_have_ended, read_endings
 from lake.layout import row_group_rows, sort_keys, with_sort_columns
 from lake.manifest import HOUR_US, FileKind, LiveFile, Manifest, NewFile, Snapshot, Swap, coalesce_spans
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
 
 MAX_ROWS: Final = 1_500_000
-"""Rows held in memory at once by default: about 600 MB of likes."""
+"""Rows held in memory at once by default: about 600 MB of likes, with what sorting and writing take."""
 
 _MIN_APART: Final = 10_000
 _MOST_APART: Final = 0.05
@@ -146,33 +148,53 @@ def merge_files(
 def sorted_rows(store: LakeStore, inputs: Sequence[LiveFile], merge: Merge) -> Iterator[pa.Table]:
     """All rows of `inputs`, ended ones emptied, in the table's sort order, a row group at a time."""
     for low, high in _time_ranges(store, inputs, merge.max_rows):
-        rows = pa.concat_tables([_between(store.read(file.path), low, high) for file in inputs])
-        # Emptied before the sort: the place of a tombstone among sorted rows would tell what it was.
-        yield from row_groups(without_ended(rows, merge), merge.table)
+        parts = (_between(store.read_merging(file.path), low, high) for file in inputs)
+        yield from row_groups(joined(merge.table, parts), merge)
 
 
-def without_ended(rows: pa.Table, merge: Merge) -> pa.Table:
-    """The rows in any order, the content of ended ones removed."""
-    if merge.endings is None or merge.endings.empty:
-        return rows
-    reasons = erasable(merge.table, rows, merge.endings, keep_edits=merge.keep_edits)
-    if reasons.null_count() == len(reasons):
-        return rows
-    gone = pa.array(reasons.is_not_null().to_numpy())
-    emptied = blank(merge.table, rows.filter(gone), reasons.drop_nulls())
-    return pa.concat_tables([rows.filter(pc.invert(gone)), emptied])
+def row_groups(rows: pa.Table, merge: Merge) -> Iterator[pa.Table]:
+    """Sorted pieces of `rows` (of `merge_schema`), ended ones emptied.
 
-
-def row_groups(rows: pa.Table, table: str) -> Iterator[pa.Table]:
-    """Sorted pieces; many ending rows get row groups of their own, so that erasure and answers read little else."""
-    mask = superseding_mask(table, rows)
-    endings = int(pc.sum(mask).as_py() or 0)
-    apart = _MIN_APART <= endings <= rows.num_rows * _MOST_APART
+    Many ending rows get a row group of their own, so that erasure and answers read little else.
+    """
+    table = merge.table
     order = pc.sort_indices(with_sort_columns(table, rows), sort_keys=sort_keys(table))
-    step = row_group_rows("rolled")
-    for chosen in (order.filter(pc.invert(mask.take(order))), order.filter(mask.take(order))) if apart else (order,):
-        for start in range(0, len(chosen), step):
-            yield rows.take(chosen.slice(start, step))
+    gone, emptied = _ended(rows, merge)
+    if emptied is not None:
+        order = order.filter(pc.invert(gone.take(order)))
+    ends = superseding_mask(table, rows).take(order)
+    count = pc.sum(ends).as_py() or 0
+    apart = _MIN_APART <= count <= rows.num_rows * _MOST_APART
+    orders = [order.filter(pc.invert(ends)), order.filter(ends)] if apart else [order]
+    del order, ends
+    while orders:
+        piece = taken(rows, orders.pop(0))
+        if not orders:
+            # Tombstones come last: their place among sorted rows would tell what they were. The input is not needed any more.
+            rows = rows.schema.empty_table()
+            if emptied is not None:
+                piece = joined(table, [piece, emptied])
+        step = row_group_rows("rolled")
+        for start in range(0, piece.num_rows, step):
+            yield piece if piece.num_rows <= step else compacted(piece.slice(start, step))
+
+
+def _ended(rows: pa.Table, merge: Merge) -> tuple[pa.Array, pa.Table | None]:
+    """Which rows have ended, and those rows without their content; None if there are none."""
+    nothing = pa.array(np.zeros(rows.num_rows, np.bool_))
+    if merge.endings is None or merge.endings.empty:
+        return nothing, None
+    suspects = np.flatnonzero(may_have_ended(rows, merge.endings))
+    if not len(suspects):
+        return nothing, None
+    picked = rows.take(pa.array(suspects)).cast(lake_schema(merge.table))
+    reasons = erasable(merge.table, picked, merge.endings, keep_edits=merge.keep_edits)
+    found = reasons.is_not_null().to_numpy()
+    if not found.any():
+        return nothing, None
+    gone = np.zeros(rows.num_rows, np.bool_)
+    gone[suspects[found]] = True
+    return pa.array(gone), blank(merge.table, picked.filter(pa.array(found)), reasons.drop_nulls())
 
 
 def change_id(reason: str, paths: Iterable[str]) -> str:

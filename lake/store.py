@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lake.convert import EDIT, ERASED, lake_schema
+from lake.dictionaries import dictionary_columns, merge_schema
 from lake.errors import DiskFull, FileDamaged, LakeError
 from lake.layout import Compression, row_group_rows, writer_options
 from lake.manifest import HOUR_US, FileKind
@@ -141,10 +142,12 @@ class LakeStore:
             temporary.unlink(missing_ok=True)
             raise
 
-    def open(self, path: str) -> pq.ParquetFile:
-        """A live file for reading; raises FileDamaged if it is missing or no Parquet file."""
+    def open(self, path: str, dictionaries: list[str] | None = None) -> pq.ParquetFile:
+        """A live file for reading, the named columns as dictionaries; raises FileDamaged if it is missing or no Parquet file."""
         try:
-            return pq.ParquetFile(self.absolute(path), memory_map=False, page_checksum_verification=True)
+            return pq.ParquetFile(
+                self.absolute(path), memory_map=False, page_checksum_verification=True, read_dictionary=dictionaries
+            )
         except FileNotFoundError as error:
             raise FileDamaged(
                 f"{path} is missing.", "Run `post-explorer lake verify`; restore it from a backup."
@@ -158,6 +161,13 @@ class LakeStore:
         """All rows of a file; columns that an older layout lacks are null. Raises FileDamaged."""
         with self.open(path) as file:
             return read_columns(file, path, columns)
+
+    def read_merging(self, path: str) -> pa.Table:
+        """All rows of a file as `lake.dictionaries.merge_schema`, to be merged. Raises FileDamaged."""
+        parsed = parse_path(path)
+        assert parsed is not None
+        with self.open(path, dictionary_columns(parsed[0])) as file:
+            return read_columns(file, path, schema=merge_schema(parsed[0]))
 
     def footer(self, path: str) -> dict[str, Any]:
         """Our metadata in a file's footer; empty for a file that has none. Raises FileDamaged."""
@@ -230,26 +240,32 @@ class FileWriter:
         self._kind = kind
         self._schema = lake_schema(table)
         self._sink = _HashingFile(temporary.open("wb"))
-        self._parquet = pq.ParquetWriter(self._sink, self._schema, **options)
+        self._options = options
+        self._parquet: pq.ParquetWriter | None = None
         self._rows = 0
         self._min = 1 << 62
         self._max = -(1 << 62)
         self._erased = 0
 
     def write(self, rows: pa.Table) -> None:
-        """Appends rows in the given order."""
-        rows = rows.select(self._schema.names).cast(self._schema)
+        """Appends rows in the given order, as `lake_schema` or as `merge_schema`, but always the same."""
+        if self._parquet is None:
+            # Without Arrow's own schema in the footer: it costs kilobytes and would tell readers about our dictionaries.
+            self._parquet = pq.ParquetWriter(self._sink, rows.schema, store_schema=False, **self._options)
         if rows.num_rows == 0:
             return
         limits = pc.min_max(rows.column("time").cast(pa.int64()))
         self._min = min(self._min, limits["min"].as_py())
         self._max = max(self._max, limits["max"].as_py())
         self._rows += rows.num_rows
-        self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED), EDIT)).as_py() or 0)
+        self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED).cast(pa.string()), EDIT)).as_py() or 0)
         self._parquet.write_table(rows, row_group_size=row_group_rows(self._kind))
 
     def finish(self) -> None:
         """Writes the footer."""
+        if self._parquet is None:
+            self.write(self._schema.empty_table())
+        assert self._parquet is not None
         self._parquet.add_key_value_metadata({FOOTER_KEY: json.dumps(self.footer, separators=(",", ":")).encode()})
         self._parquet.close()
 
@@ -323,23 +339,24 @@ class _HashingFile:
         return self._digest.hexdigest()
 
 
-def read_columns(file: pq.ParquetFile, path: str, columns: list[str] | None = None) -> pa.Table:
-    """Rows of an open lake file in today's shape: columns that an older layout lacks are null."""
+def read_columns(
+    file: pq.ParquetFile, path: str, columns: list[str] | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """Rows of an open lake file in today's shape (or `schema`): columns that an older layout lacks are null."""
     parsed = parse_path(path)
+    assert parsed is not None
+    shape = schema or lake_schema(parsed[0])
+    wanted = columns or shape.names
     have = set(file.schema_arrow.names)
-    wanted = columns or (lake_schema(parsed[0]).names if parsed else list(file.schema_arrow.names))
     try:
         rows = file.read([name for name in wanted if name in have], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise FileDamaged(
             f"{path} cannot be read: {error}.", "Run `post-explorer lake verify`; restore it from a backup."
         ) from error
-    if len(rows.column_names) == len(wanted) or parsed is None:
-        return rows
-    schema = lake_schema(parsed[0])
-    return pa.table(
-        [rows.column(n) if n in have else pa.nulls(rows.num_rows, schema.field(n).type) for n in wanted], names=wanted
-    )
+    fields = [shape.field(name) for name in wanted]
+    arrays = [rows.column(f.name) if f.name in have else pa.nulls(rows.num_rows, f.type) for f in fields]
+    return pa.table(arrays, names=wanted).cast(pa.schema(fields))
 
 
 def footer_of(file: pq.ParquetFile) -> dict[str, Any]:
