@@ -377,17 +377,14 @@ class RecordWriter:
 
     def _publication(self, _created: bytes, _: bytes) -> bytes:
         words, name = self._name()
+        colours = b",".join(
+            b'"%b":{"$type":"site.standard.theme.color#rgb","b":%d,"g":%d,"r":%d}' % (part, *self._draw.randbytes(3))
+            for part in (b"accent", b"accentForeground", b"background", b"foreground")
+        )
         return (
-            b'{"$type":"site.standard.publication","basicTheme":{"$type":"site.standard.theme.basic","accent":'
-            b'{"$type":"site.standard.theme.color#rgb","b":%d,"g":%d,"r":%d}},"description":"%b","name":"%b","url":"https://%b"}'
-            % (
-                int(self._draw.random() * 256),
-                int(self._draw.random() * 256),
-                int(self._draw.random() * 256),
-                self._description(words),
-                name,
-                self._draw.choice(self._text.hosts),
-            )
+            b'{"$type":"site.standard.publication","basicTheme":{"$type":"site.standard.theme.basic",%b},'
+            b'"description":"%b","name":"%b","url":"https://%b"}'
+            % (colours, self._description(words), name, self._draw.choice(self._text.hosts))
         )
 
     def _claim(self, created: bytes, _: bytes) -> bytes:

@@ -184,7 +184,10 @@ def test_kill_9_loses_nothing_that_was_sent(tmp_path: Path) -> None:
             while True:
                 try:
                     client = connect(
-                        url + "/xrpc/network.bsky.jetstream.subscribeEvents", compression=None, max_size=2**25
+                        url + "/xrpc/network.bsky.jetstream.subscribeEvents",
+                        compression=None,
+                        max_size=2**25,
+                        close_timeout=0.1,
                     )
                     break
                 except Exception:
