@@ -188,6 +188,58 @@ def test_api1_a_key_sees_only_what_is_its_own(
     assert client.delete("/v1/labels/mood", headers=bearer(bob)).status_code == 404
 
 
+def finished(client: httpx.Client, location: str, headers: dict[str, str]) -> dict[str, Any]:
+    """The export once it is done."""
+    deadline = time.monotonic() + 120
+    while (state := client.get(location, headers=headers).json())["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert state["state"] == "done", state
+    found: dict[str, Any] = state
+    return found
+
+
+def test_api1_an_export_is_its_owners(tmp_path: Path, posts: list[dict[str, Any]], make_client: MakeClient) -> None:
+    client = make_client()
+    ada, bob = (key_of(tmp_path, Scope.READ, Scope.EXPORT) for _ in range(2))
+    made = client.post("/v1/exports", json={"format": "csv"}, headers=bearer(ada) | {"idempotency-key": "same"})
+    assert made.status_code == 202, made.text
+    location = made.headers["location"]
+    state = finished(client, location, bearer(ada))
+    for headers in (bearer(bob), {}):
+        for path in (location, state["download"], state["provenance"]):
+            assert client.get(path, headers=headers).status_code == 404, path
+        assert client.delete(location, headers=headers).status_code == 404
+        assert client.post("/v1/compliance", json={"export": state["id"]}, headers=headers).status_code == 404
+        assert client.get("/v1/exports", headers=headers).json()["exports"] == []
+    other = client.post("/v1/exports", json={"format": "csv"}, headers=bearer(bob) | {"idempotency-key": "same"})
+    assert other.json()["id"] != state["id"], "an idempotency key is its owner's too"
+    finished(client, other.headers["location"], bearer(bob))
+    assert client.get(state["download"], headers=bearer(ada)).status_code == 200
+
+
+def test_the_service_writes_nothing_into_the_lake(
+    builder: LakeBuilder, tmp_path: Path, posts: list[dict[str, Any]], make_client: MakeClient
+) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in builder.root.rglob("*") if path.is_file()}
+
+    before = content()
+    client = make_client()
+    body = f"uri,mood\n{posts[0]['uri']},angry\n"
+    assert client.put("/v1/labels/mood", content=body, headers={"content-type": "text/csv"}).status_code == 201
+    made = client.post("/v1/exports", json={"format": "parquet", "label": ["mood:angry"]})
+    finished(client, made.headers["location"], {})
+    for path in (
+        "/v1/search?total=exact&sort=engaged",
+        "/v1/counts?authors=true",
+        "/v1/aggregate?by=lang",
+        "/v1/stats",
+    ):
+        assert client.get(path).status_code == 200
+    assert content() == before
+
+
 # --- API2: authentication --------------------------------------------------------------------------------------------
 
 
