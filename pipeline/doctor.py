@@ -67,7 +67,7 @@ def examine(loaded: Loaded) -> Iterator[Finding]:
             yield _guarded("lag", lambda: _lag(settings, manifest))
     finally:
         manifest.close()
-    yield _guarded("api", lambda: _api(settings))
+    yield _guarded("http", lambda: _api(settings))
 
 
 def _guarded(check: str, look: Callable[[], Finding]) -> Finding:
@@ -177,5 +177,5 @@ def _api(settings: Settings) -> Finding:
             "api", "warning", f"{urlsplit(url).netloc} does not answer: {error}", "start `post-explorer api`"
         )
     if answer.status_code != 200:
-        return Finding("api", "failed", f"{url} answers {answer.status_code}: {answer.text[:200]}", "look at its log")
-    return Finding("api", "ok", f"ready at {urlsplit(url).netloc}")
+        return Finding("http", "failed", f"{url} answers {answer.status_code}: {answer.text[:200]}", "look at its log")
+    return Finding("http", "ok", f"ready at {urlsplit(url).netloc}")

@@ -153,8 +153,7 @@ class Up:
             self._start_broker(supervisor)
         self._apply_topics()
         if self.options.demo:
-            self._child(supervisor, "simulator")
-            self._wait_simulator()
+            self._start_simulator(supervisor)
         for name in ("writer", "producer", "maintain", "api"):
             self._child(supervisor, name)
         self._started = time.monotonic()
@@ -196,9 +195,11 @@ class Up:
         if before is not after:
             self.say(f"topics: {len(before.drifts) - len(after.drifts)} differences from schemas/topics removed")
 
-    def _wait_simulator(self) -> None:
-        hours = self.settings.simulator.history_hours
-        self.say(f"starting the simulator ({hours:g} h of history first)")
+    def _start_simulator(self, supervisor: Supervisor) -> None:
+        simulator = self.settings.simulator
+        is_new = not (simulator.data_dir / "log").exists()
+        self.say("starting the simulator" + (f" ({simulator.history_hours:g} h of history first)" if is_new else ""))
+        self._child(supervisor, "simulator")
         deadline = time.monotonic() + self.settings.supervisor.simulator_ready_seconds
         while True:
             with contextlib.suppress(httpx.HTTPError, ValueError):
