@@ -21,7 +21,12 @@ logger = logging.getLogger("explorer.kafka")
 BOOTSTRAP_PATTERN: Final = r"^[^\s,:/]+:\d{1,5}(,[^\s,:/]+:\d{1,5})*$"
 LOG_SAME_ERROR_EVERY_SECONDS: Final = 30.0
 CHECK_ATTEMPT_SECONDS: Final = 2.0
-NO_TLS_SIGNS: Final = ("wrong version number", "packet length too long", "record layer", "SSL connection closed by peer")
+NO_TLS_SIGNS: Final = (
+    "wrong version number",
+    "packet length too long",
+    "record layer",
+    "SSL connection closed by peer",
+)
 
 CLIENT_DEFAULTS: Final[Mapping[str, object]] = {
     # librdkafka writes its own lines to stderr, one for each failed connection attempt; `error_logger` says the same once.
