@@ -1,9 +1,9 @@
 """How close the simulator is to the real network: generated beside reference figures, and what making and serving costs.
 
 Run: `python -m benchmarks.calibration [--events N] [--serve N] [--seed N] [--random-cids]`. The reference figures are those of
-section 12 of the project's Jetstream reference: a production sample of 152 events of legacy v1 and 154 of v2 (2026-07-04), the statistics of 64,000
-events of the same day, and a public corpus of a billion events for the compression. Speeds are in CPU time, so that other load on
-the machine changes them little.
+section 12 of the project's Jetstream reference: a production sample of 152 events of legacy v1 and 154 of v2 (2026-07-04), the
+statistics of 64,000 events of the same day, and a public corpus of a billion events for the compression. Speeds are in CPU time,
+so that other load on the machine changes them little.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 import time
+from bisect import bisect_right
 
 import msgspec
 from websockets.frames import CloseCode, Frame, Opcode
@@ -179,8 +180,12 @@ class Connection:
             if position >= end:
                 await network.tip.wait()
                 continue
-            segment = network.segment_at(position)
-            for info in network.infos(segment):
+            infos = network.infos(network.segment_at(position))
+            # The active segment of a slow network holds thousands of small blocks: do not walk them at every wake-up.
+            at = bisect_right(infos, position, key=lambda info: info.position) - 1
+            while at < len(infos):
+                info = infos[at]
+                at += 1
                 first, last = max(position, info.position), min(end, info.position + info.events)
                 if first < last:
                     await self._block(info, first - info.position, last - info.position)
@@ -203,13 +208,14 @@ class Connection:
     def _wanted(self, info: BlockInfo, encoded: Encoded, first: int, last: int) -> list[bytes]:
         wants, limit = self._filter.wants, self._filter.max_bytes
         everything = self._filter.everything
+        legacy = self._network.settings.legacy  # compares its limit with the bytes to be sent
         frames = self._cache.block(info).frames
         return [
             message
             for frame, message, size in zip(
                 frames[first:last], encoded.messages[first:last], encoded.sizes[first:last], strict=True
             )
-            if message and (everything or ((not limit or size <= limit) and wants(frame)))
+            if message and (everything or ((not limit or (len(message) if legacy else size) <= limit) and wants(frame)))
         ]
 
     async def _misbehave(self, armed: list[str], messages: list[bytes]) -> None:

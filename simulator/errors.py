@@ -25,5 +25,9 @@ class LogVersionError(SimulatorError):
     """The data folder was written with another seed, population or log format."""
 
 
+class DataFolderError(SimulatorError):
+    """The data folder cannot be written: no space, no permission."""
+
+
 class DataFolderBusyError(SimulatorError):
     """Another simulator process writes to the data folder."""

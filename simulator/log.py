@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 import zstandard
 
-from simulator.errors import LogDamagedError
+from simulator.errors import DataFolderError, LogDamagedError
 from simulator.events import CREATE, DELETE, RESYNC, UNKNOWN, UPDATE, Batch
 
 _MAGIC = b"jsl1"
@@ -224,9 +224,14 @@ class LogWriter:
         digest = struct.pack("<Q", xxhash.xxh3_64_intdigest(head + tally))
         offset = self._file.tell()
         data = head + digest + tally + body
-        self._file.write(data)
-        self._file.flush()
         path = Path(self._file.name)
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise DataFolderError(
+                f"cannot write {path}: {error}", "Free some space, then start again: the log continues"
+            ) from error
         info = BlockInfo(
             path, offset, len(data), self.position, size, self.epoch, batch.seqs[0], last_seq, low, high, counts
         )

@@ -19,7 +19,7 @@ import msgspec
 from simulator.clock import SimulatedClock
 from simulator.config import SimulatorSettings
 from simulator.cursors import Cursors, Span, Start
-from simulator.errors import DataFolderBusyError, LogVersionError
+from simulator.errors import DataFolderBusyError, DataFolderError, LogVersionError
 from simulator.events import Batch
 from simulator.generator import Generator
 from simulator.log import Block, BlockInfo, LogWriter, SegmentInfo, read_block, read_infos
@@ -38,7 +38,12 @@ class Network:
     def __init__(self, settings: SimulatorSettings) -> None:
         self.settings = settings
         self._folder = settings.data_dir
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataFolderError(
+                f"cannot use {self._folder}: {error}", "Choose a data folder that can be written"
+            ) from error
         with ExitStack() as undo:
             self._lock = undo.enter_context(_take_lock(self._folder))
             self._birth = self._birth_certificate()

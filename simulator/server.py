@@ -18,7 +18,7 @@ from simulator.blocks import BlockCache
 from simulator.connection import MAX_CLIENT_MESSAGE, Connection
 from simulator.control import Control
 from simulator.dictionary import FIRST_ID, V1_ID, Dictionary, train
-from simulator.errors import ConnectionDroppedError, PortTakenError
+from simulator.errors import ConnectionDroppedError, PortTakenError, SimulatorError
 from simulator.http import MAX_HEAD, HttpRequest, HttpResponse, read_request, refusal_response
 from simulator.network import Network
 from simulator.refusals import upgrade_scenarios
@@ -31,6 +31,9 @@ V2_PATH = "/xrpc/network.bsky.jetstream.subscribeEvents"
 DICTIONARY_PATH = "/xrpc/network.bsky.jetstream.getZstdDictionary"
 SUBPROTOCOL = "xrpc.v1.json"
 _HEAD_SECONDS = 10.0
+_PAGE = (
+    b"<!doctype html><title>jetstream (simulated)</title><h1>jetstream (simulated)</h1><p>last sequence number: %d</p>"
+)
 Route = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
@@ -49,6 +52,7 @@ class JetstreamServer:
         self.port = 0
         self.warm_until = 0.0
         self.silent_until = 0.0
+        self.failure: SimulatorError | None = None  # damage met while serving; the service stops for it
         self._sent_before = 0
         self._control = Control(self)
         self._server: asyncio.Server | None = None
@@ -101,6 +105,9 @@ class JetstreamServer:
                 await self._subscribe(request, reader, writer)
             else:
                 await self._respond(writer, await self._answer(request), head_only=request.method == "HEAD")
+        except SimulatorError as failure:
+            self.failure = failure
+            writer.transport.abort()
         except CutShortError as cut:
             writer.write(cut.data)
             await asyncio.sleep(0.05)  # time for the first half to leave before the connection ends
@@ -121,6 +128,8 @@ class JetstreamServer:
             route = self._routes.get(request.path)
             if route is not None:
                 return await route(request)
+            if request.path in ("/", "/status"):
+                return HttpResponse(200, _PAGE % self.network.log.last_seq, "text/html")
             if request.path in self._wires:
                 raise RequestRefusedError(400, "InvalidRequest", "this endpoint needs a WebSocket upgrade")
             raise RequestRefusedError(404, "NotFound", f"no such path: {request.path[:200]}")

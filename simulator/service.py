@@ -81,6 +81,8 @@ class SimulatorService:
             else:
                 owed, sim_before = 0.0, sim_now
             before = now
+            if server.failure is not None:
+                raise server.failure
             reported = self._maybe_report(network, server, reported)
 
     def _maybe_report(self, network: Network, server: JetstreamServer, reported: float) -> float:

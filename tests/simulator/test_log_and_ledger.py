@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
 
-from simulator.errors import DataFolderBusyError, LogDamagedError, LogVersionError, PortTakenError
+from simulator.errors import DataFolderBusyError, DataFolderError, LogDamagedError, LogVersionError, PortTakenError
 from simulator.ledger import Ledger
 from simulator.log import segment_paths
 from simulator.network import Network
-from tests.simulator.conftest import Running, small
+from tests.simulator.conftest import Running, collect, small
 
 
 def _make(folder: Path, **changes: object) -> Network:
@@ -204,3 +205,21 @@ def test_kill_9_loses_nothing_that_was_sent(tmp_path: Path) -> None:
     assert sorted(logged) == list(range(1, len(logged) + 1))
     assert len(seen) >= 2500
     assert all(logged[seq] == text for seq, text in seen.items())
+
+
+def test_damage_met_while_serving_stops_the_process(tmp_path: Path) -> None:
+    running = Running(small(tmp_path, cache_megabytes=1))
+    first = segment_paths(tmp_path / "log")[0]
+    data = bytearray(first.read_bytes())
+    data[-20:] = bytes(20)
+    first.write_bytes(data)
+    with pytest.raises(ConnectionClosedError), running.connect(cursor=1) as client:
+        collect(client, [])
+    with pytest.raises(LogDamagedError, match="move the data folder away"):
+        running.stop()
+
+
+def test_an_unusable_data_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataFolderError, match="Choose a data folder"):
+        Network(small(tmp_path / "file" / "folder"))
