@@ -21,8 +21,12 @@ from schemas.topics import DEAD_LETTER
 
 logger = logging.getLogger("explorer.producers")
 
-# Redpanda refuses records stamped more than an hour ahead; a source clock that far off is not to be trusted either.
-_MAX_AHEAD_US = 3_600_000_000
+# An event further ahead of this machine's clock cannot have been witnessed; as a cursor it would skip the time until then.
+_MAX_AHEAD_US = 24 * 3_600_000_000
+# Stamps of records: brokers delete older ones by retention before anybody reads them, and refuse those an hour ahead. The exact
+# time of the event is in the record.
+_STAMP_BEHIND_MS = 24 * 3_600_000
+_STAMP_AHEAD_MS = 50 * 60_000
 
 
 class Outcome(NamedTuple):
@@ -92,6 +96,7 @@ class Intake:
         produce, headers, limits = publisher.produce, publisher.headers, publisher.limits
         encode_commit = self._encoder.commit
         opened_us, latest_us = self._opened_us, received_us + _MAX_AHEAD_US
+        first_ms, last_ms = received_us // 1000 - _STAMP_BEHIND_MS, received_us // 1000 + _STAMP_AHEAD_MS
         revs = self._resyncs.revs
         last_seq = self._last_seq
         last: Event | None = None
@@ -141,9 +146,7 @@ class Intake:
                     if event is not None:
                         value = headers[topic] + body
                         if event.time_us > latest_us:
-                            raise BadRecord(
-                                DeadLetterReason.BAD_TIME, "more than an hour ahead of this machine's clock"
-                            )
+                            raise BadRecord(DeadLetterReason.BAD_TIME, "more than a day ahead of this machine's clock")
                         if len(value) > limits[topic]:
                             raise BadRecord(DeadLetterReason.TOO_LARGE, f"{len(value)} bytes for {topic}")
                 except BadRecord as bad:
@@ -153,15 +156,18 @@ class Intake:
                         self._set_aside(rejected, frame, received_us, delivered)
                         bad_frames += 1
                     elif event is not None:
+                        stamp_ms = event.time_us // 1000
+                        if not first_ms <= stamp_ms <= last_ms:
+                            stamp_ms = first_ms if stamp_ms < first_ms else last_ms
                         if kafka_headers is None:
-                            produce(topic, value, event.did, on_delivery=delivered, timestamp=event.time_us // 1000)
+                            produce(topic, value, event.did, on_delivery=delivered, timestamp=stamp_ms)
                         else:
                             produce(
                                 topic,
                                 value,
                                 event.did,
                                 on_delivery=delivered,
-                                timestamp=event.time_us // 1000,
+                                timestamp=stamp_ms,
                                 headers=kafka_headers,
                             )
                             kafka_headers = None

@@ -122,8 +122,8 @@ class Broker:
         )
         return service, reports
 
-    def records(self, *topics: str) -> list[tuple[str, bytes | None, bytes]]:
-        """Topic, key and value of what was written since the test began, tombstones left out."""
+    def records(self, *topics: str) -> list[tuple[str, bytes | None, bytes, int]]:
+        """Topic, key, value and stamp in ms of what was written since the test began, tombstones left out."""
         consumer = make_consumer(self.settings, "test-reader", enable_partition_eof=True)
         unread = {place for place in self._start if place[0] in topics}
         found = []
@@ -136,7 +136,7 @@ class Broker:
                         assert error.code() == KafkaError._PARTITION_EOF, error
                         unread.discard((message.topic(), message.partition()))
                     elif message.value() is not None:
-                        found.append((message.topic(), message.key(), message.value()))
+                        found.append((message.topic(), message.key(), message.value(), message.timestamp()[1]))
         finally:
             consumer.close()
         return found
@@ -144,7 +144,7 @@ class Broker:
     def rows(self) -> list[dict[str, Any]]:
         """Every event in the topics, decoded."""
         rows = []
-        for name, key, value in self.records(*(topic.name for topic in TOPICS.values() if topic.table is not None)):
+        for name, key, value, _ in self.records(*(topic.name for topic in TOPICS.values() if topic.table is not None)):
             reference, body = split(value)
             schema = schema_by_fingerprint(reference.value)
             assert schema is not None
@@ -166,11 +166,11 @@ class Broker:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Everything set aside since the test began."""
-        return [DeadLetter.decode(split(value)[1]) for _, _, value in self.records(DEAD_LETTER)]
+        return [DeadLetter.decode(split(value)[1]) for _, _, value, _ in self.records(DEAD_LETTER)]
 
     def gaps(self) -> list[Gap]:
         """Every gap recorded since the test began."""
-        return [Gap.decode(split(value)[1]) for _, _, value in self.records(GAP)]
+        return [Gap.decode(split(value)[1]) for _, _, value, _ in self.records(GAP)]
 
     def _ends(self) -> dict[tuple[str, int], int]:
         consumer: Consumer = make_consumer(self.settings, "ends")

@@ -375,6 +375,19 @@ def test_history_is_marked_as_replayed(broker: Broker) -> None:
     assert [row["replayed"] for row in rows] == [True, False]
 
 
+def test_records_are_stamped_within_what_brokers_keep_and_take(broker: Broker) -> None:
+    hour_ms = 3_600_000
+    times = [T0 - 30 * 24 * 3600 * SECOND, T0, now_us() + 3 * 3600 * SECOND]
+    server = ScriptedServer([sends(*(v2_like(seq, time_us) for seq, time_us in enumerate(times, 1)))])
+    rows = Capture(broker, server).wait(3)
+    assert sorted(row["time_us"] for row in rows) == times
+    old, exact, ahead = sorted(stamp for _, _, _, stamp in broker.records("bluesky.app.bsky.feed.like"))
+    now_ms = now_us() // 1000
+    assert now_ms - 25 * hour_ms < old <= now_ms - 24 * hour_ms
+    assert exact == T0 // 1000
+    assert now_ms < ahead < now_ms + hour_ms
+
+
 def dictionary(number: int) -> zstandard.ZstdCompressionDict:
     samples = [json.dumps(v2_like(seq, T0 + seq)).encode() for seq in range(1, 2000)]
     return zstandard.ZstdCompressionDict(zstandard.train_dictionary(4096, samples, dict_id=number).as_bytes())
