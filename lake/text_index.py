@@ -2,12 +2,12 @@
 
 Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.bloom`: a bloom filter of the short runs of
 characters (grams) that occur in its texts. A search for a word opens only the files that have all grams of the word. A
-gram is 4 characters, or 2 where the first is of a wide script (Chinese, Japanese, Korean, emoji). Characters that differ
+gram is 5 or 6 characters, or 2 or 3 where the first is of a wide script (Chinese, Japanese, Korean, emoji). Characters that differ
 in case only count as one, and a run of white space counts as one space. A file without a side file has to be read. Named
 by the digest of the file it describes, a side file can be missing but never stale.
 
-Format: b"PXG" + format number (1 byte), base-2 logarithm of the bits (1 byte), 3 zero bytes, then the bits, least
-significant first. A gram sets the bits at its hash and at the upper half of its hash, both modulo the number of bits.
+Format: b"PXG" + format number (1 byte), number of bits (4 bytes, little endian), then the bits, least significant first. A
+gram sets the bits at its hash and at the upper half of its hash, both modulo the number of bits.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ FOLDER: Final = ".text-index"
 TABLE: Final = "app.bsky.feed.post"
 _HEADER: Final = b"PXG\x01"
 _HEADER_BYTES: Final = 8
-_GRAM: Final = 4
-_WIDE_GRAM: Final = 2
+_NARROW: Final = (5, 6)
+"""Measured on English: grams of 4 let half of the files through that have no match, 5 a sixth; a word of 5 needs 5."""
+_WIDE: Final = (2, 3)
 _FIRST_WIDE: Final = 0x2E80
 _FILL: Final = 0.5
 """The filter is halved as long as no more of its bits than this are set: a gram is found wrongly in a quarter at most."""
-_LEAST_BITS: Final = 10
-_MOST_BITS: Final = 27
+_LEAST_BITS: Final = 1024
+_MOST_BITS: Final = 3 << 28
+_LARGEST_SHARE: Final = 0.1
+"""A side file is at most this share of its file, whatever that does to its fill."""
 _ROWS_AT_ONCE: Final = 16_384
 _SPACE: Final = 0x20
 _BREAK: Final = 0
@@ -107,13 +110,13 @@ def build(store: LakeStore, file: LiveFile) -> int:
     Blocks for reading the texts: about a second per 100,000 posts. Raises FileDamaged, OSError.
     """
     texts = store.read(file.path, ["text"]).column("text")
-    log2, bits = _filter_of(texts)
+    bits = _filter_of(texts, int(file.bytes * _LARGEST_SHARE))
     folder = store.root / FOLDER
     folder.mkdir(exist_ok=True)
     path = _path(store.root, file)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as out:
-        out.write(_HEADER + bytes((log2, 0, 0, 0)))
+        out.write(_HEADER + (8 * bits.nbytes).to_bytes(4, "little"))
         out.write(bits.data)
         out.flush()
         os.fsync(out.fileno())
@@ -145,14 +148,8 @@ def candidates(root: Path, files: Sequence[LiveFile], condition: Condition | Non
     """
     if condition is None:
         return list(files)
-    hashes = np.array(sorted(_hashes(condition)), np.uint64)
     folder = f"{root / FOLDER}{os.sep}"
-    kept = []
-    for file in files:
-        present = _probe(f"{folder}{file.sha256}.bloom", hashes) if file.kind == "rolled" else None
-        if present is None or _holds(condition, present):
-            kept.append(file)
-    return kept
+    return [file for file in files if file.kind != "rolled" or _may_hold(f"{folder}{file.sha256}.bloom", condition)]
 
 
 def _path(root: Path, file: LiveFile) -> Path:
@@ -161,69 +158,69 @@ def _path(root: Path, file: LiveFile) -> Path:
 
 def _names(root: Path) -> set[str]:
     with suppress(FileNotFoundError):
-        return set(os.listdir(root / FOLDER))
+        return {path.name for path in (root / FOLDER).iterdir()}
     return set()
 
 
-def _hashes(condition: Condition) -> set[int]:
-    if isinstance(condition, Grams):
-        return set(condition.hashes)
-    return set().union(*(_hashes(part) for part in condition.parts))
-
-
-def _holds(condition: Condition, present: set[int]) -> bool:
-    match condition:
-        case Grams(hashes):
-            return present.issuperset(hashes)
-        case AllOf(parts):
-            return all(_holds(part, present) for part in parts)
-        case AnyOf(parts):
-            return any(_holds(part, present) for part in parts)
-
-
-def _probe(path: str, hashes: Hashes) -> set[int] | None:
-    """Which of the hashes the filter has; None when there is no side file that can be used."""
+def _may_hold(path: str, condition: Condition) -> bool:
+    """What the side file says; true without one that can be used."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return None
+        return True
     try:
         header = os.pread(descriptor, _HEADER_BYTES, 0)
-        size = os.fstat(descriptor).st_size
-        if len(header) < _HEADER_BYTES or header[:4] != _HEADER:
-            return None
-        log2 = header[4]
-        if not _LEAST_BITS <= log2 <= _MOST_BITS or size != _HEADER_BYTES + (1 << log2 >> 3):
-            return None
-        mask = (1 << log2) - 1
-        present = set()
-        for value in hashes.tolist():
-            for place in (value & mask, value >> 32 & mask):
-                byte = os.pread(descriptor, 1, _HEADER_BYTES + (place >> 3))
-                if not byte or not byte[0] >> (place & 7) & 1:
-                    break
-            else:
-                present.add(value)
-        return present
+        bits = int.from_bytes(header[4:], "little")
+        if header[:4] != _HEADER or not bits or os.fstat(descriptor).st_size != _HEADER_BYTES + bits // 8:
+            return True
+        return _holds(condition, descriptor, bits)
     finally:
         os.close(descriptor)
 
 
-def _filter_of(texts: pa.ChunkedArray) -> tuple[int, npt.NDArray[np.uint8]]:
-    """(base-2 logarithm of the bits, the bits packed) of the grams of some texts."""
-    log2 = min(_MOST_BITS, max(_LEAST_BITS, (64 * len(texts)).bit_length()))
-    seen = np.zeros(1 << log2, np.bool_)
-    mask = np.uint64((1 << log2) - 1)
+def _holds(condition: Condition, descriptor: int, bits: int) -> bool:
+    match condition:
+        case Grams(hashes):
+            return all(
+                os.pread(descriptor, 1, _HEADER_BYTES + (place >> 3))[0] >> (place & 7) & 1
+                for value in hashes
+                for place in (value % bits, (value >> 32) % bits)
+            )
+        case AllOf(parts):
+            return all(_holds(part, descriptor, bits) for part in parts)
+        case AnyOf(parts):
+            return any(_holds(part, descriptor, bits) for part in parts)
+
+
+def _filter_of(texts: pa.ChunkedArray, most_bytes: int) -> npt.NDArray[np.uint8]:
+    """The packed bits of the grams of some texts, as many as the fill asks for but not more than `most_bytes`."""
+    bits = 3 * _LEAST_BITS
+    while bits < min(_MOST_BITS, 256 * len(texts)):
+        bits *= 2
+    seen = np.zeros(bits, np.bool_)
     for codes in _codes(texts):
         for hashes in _grams(codes):
-            seen[hashes & mask] = True
-            seen[hashes >> np.uint64(32) & mask] = True
-    while log2 > _LEAST_BITS:
-        half = seen[: 1 << (log2 - 1)] | seen[1 << (log2 - 1) :]
-        if np.count_nonzero(half) > _FILL * len(half):
+            seen[hashes % np.uint64(bits)] = True
+            seen[(hashes >> np.uint64(32)) % np.uint64(bits)] = True
+    # Folding to a part keeps every place modulo the new size; the third of the size before is two thirds of the last.
+    before = None
+    while len(seen) > 3 * _LEAST_BITS:
+        half = _fold(seen, 2)
+        if len(seen) <= 8 * most_bytes and not _sparse(half):
             break
-        seen, log2 = half, log2 - 1
-    return log2, np.packbits(seen, bitorder="little")
+        before, seen = seen, half
+    if before is not None and _sparse(third := _fold(before, 3)):
+        seen = third
+    return np.packbits(seen, bitorder="little")
+
+
+def _fold(seen: npt.NDArray[np.bool_], parts: int) -> npt.NDArray[np.bool_]:
+    folded: npt.NDArray[np.bool_] = np.any(seen.reshape(parts, -1), axis=0)
+    return folded
+
+
+def _sparse(seen: npt.NDArray[np.bool_]) -> bool:
+    return bool(np.count_nonzero(seen) <= _FILL * len(seen))
 
 
 def _codes(texts: pa.ChunkedArray) -> Iterator[Codes]:
@@ -246,9 +243,9 @@ def _folded(codes: Codes) -> Codes:
 
 
 def _grams(codes: Codes) -> Iterator[Hashes]:
-    """The hashes of all grams, those of narrow characters and those of wide ones."""
+    """The hashes of all grams, one kind after the other."""
     wide = codes >= _FIRST_WIDE
-    for width, starts in ((_GRAM, ~wide), (_WIDE_GRAM, wide)):
+    for width, starts in [*((width, ~wide) for width in _NARROW), *((width, wide) for width in _WIDE)]:
         count = len(codes) - width + 1
         if count <= 0:
             continue

@@ -1,0 +1,200 @@
+"""The text index never hides a match, leaves files out, keeps its size, and follows the files of the lake."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import HOUR, POST, START
+
+from api.query_text import And, Node, Not, Or, Term, parse
+from api.sql import Bound, text_predicate
+from api.text_skip import required, required_by
+from lake import text_index
+from lake.convert import lake_schema
+from lake.manifest import LiveFile
+from lake.store import LakeStore
+
+_WORDS = st.sampled_from(
+    [
+        *(
+            "the",
+            "Straße",
+            "STRASSE",
+            "café",
+            "cafe\u0301",
+            "İstanbul",
+            "istanbul",
+            "ǅungla",
+            "ſomething",
+            "\u212aelvin",
+        ),
+        *("Σίσυφος", "ΣΊΣΥΦΟΣ", "地震速報", "地震", "速報です", "한국어", "🦋🦋", "conspiracy", "CONSPIRATORIAL"),
+    ]
+)
+_GLUE = st.sampled_from([" ", "  ", "\n", "\u3000", "\u2028 ", "", ", ", "\x00", "-"])
+_TEXTS = st.lists(st.tuples(_WORDS, _GLUE), max_size=8).map(lambda parts: "".join(a + b for a, b in parts)) | st.text(
+    max_size=40
+)
+
+
+def _write(store: LakeStore, texts: list[str | None], number: int = 0) -> LiveFile:
+    schema = lake_schema(POST)
+    columns = [pa.nulls(len(texts), field.type) for field in schema]
+    columns[schema.get_field_index("text")] = pa.array(texts, pa.string())
+    columns[schema.get_field_index("time")] = pa.array([START + number * HOUR] * len(texts), pa.timestamp("us"))
+    rows = pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in schema]))
+    hour = START + number * HOUR
+    made = store.write_table(rows, POST, hour, f"x{number}", kind="rolled")
+    return LiveFile(
+        made.path, POST, hour, made.rows, made.bytes, hour, hour, made.sha256, "rolled", 0, False, 0, 1, hour
+    )
+
+
+class _Snapshot:
+    """The one question of a snapshot that the index asks."""
+
+    def __init__(self, files: list[LiveFile]) -> None:
+        self._files = files
+
+    def files(self, table: str) -> list[LiveFile]:
+        return [file for file in self._files if file.table == table]
+
+
+def _matches(connection: duckdb.DuckDBPyConnection, node: Node, texts: list[str | None], exact: bool) -> bool:
+    bound = Bound()
+    predicate = text_predicate(node, "text", bound, exact=exact, case_sensitive=False)
+    connection.register("texts", pa.table({"text": pa.array(texts, pa.string())}))
+    [(count,)] = connection.execute(f"SELECT count(*) FROM texts WHERE {predicate}", bound.values).fetchall()
+    return bool(count)
+
+
+def _pieces(draw: st.DrawFn, texts: list[str | None]) -> str:
+    whole = draw(st.sampled_from([text for text in texts if text] or ["word"]))
+    start = draw(st.integers(0, len(whole) - 1))
+    piece = whole[start : start + draw(st.integers(1, 24))]
+    change = draw(st.sampled_from([str, str.upper, str.lower, str.swapcase, str.title]))
+    form = draw(st.sampled_from(["NFC", "NFD", None]))
+    piece = change(piece)
+    if draw(st.booleans()):
+        piece = re.sub(r"(?<=\S)\S(?=\S)", "*", piece, count=1)
+    return unicodedata.normalize(form, piece) if form else piece
+
+
+@st.composite
+def _cases(draw: st.DrawFn) -> tuple[list[str | None], Node, bool]:
+    texts: list[str | None] = draw(st.lists(_TEXTS | st.none(), min_size=1, max_size=6))
+    terms = st.builds(Term, st.just(0).map(lambda _: _pieces(draw, texts)).filter(lambda t: t.replace("*", "").strip()))
+    nodes = st.recursive(
+        terms,
+        lambda inner: (
+            st.builds(Not, inner)
+            | st.lists(inner, min_size=2, max_size=3).map(lambda items: And(tuple(items)))
+            | st.lists(inner, min_size=2, max_size=3).map(lambda items: Or(tuple(items)))
+        ),
+        max_leaves=4,
+    )
+    return texts, draw(nodes), draw(st.booleans())
+
+
+@pytest.fixture(scope="module")
+def connection() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=_cases())
+def test_a_match_is_never_hidden(
+    case: tuple[list[str | None], Node, bool],
+    connection: duckdb.DuckDBPyConnection,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    texts, node, exact = case
+    store = LakeStore(tmp_path_factory.mktemp("lake"))
+    file = _write(store, texts)
+    text_index.build(store, file)
+    if _matches(connection, node, texts, exact):
+        assert text_index.candidates(store.root, [file], required_by(node)) == [file]
+
+
+def test_characters_that_the_search_engine_takes_for_the_same_fold_to_the_same(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    folding = text_index._folding()
+    everything = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
+    connection.register("one", pa.table({"c": everything}))
+    cased = [char for char in everything if len({char, char.lower(), char.upper(), char.title()}) > 1]
+    groups: dict[int, list[str]] = {}
+    for char in cased:
+        groups.setdefault(int(folding[ord(char)]), []).append(char)
+    for start in range(0, len(cased), 64):
+        some = cased[start : start + 64]
+        pattern = "[" + "".join(f"\\x{{{ord(char):x}}}" for char in some) + "]"
+        found = connection.execute("SELECT c FROM one WHERE regexp_matches(c, $p, 'i')", {"p": pattern}).fetchall()
+        allowed = {int(folding[ord(char)]) for char in some}
+        assert {int(folding[ord(char)]) for (char,) in found} <= allowed | {0}
+
+
+def test_files_without_the_word_are_left_out(tmp_path: Path) -> None:
+    store = LakeStore(tmp_path)
+    files = [
+        _write(store, [f"post {number} about {topic}", None, ""], number)
+        for number, topic in enumerate(["zeitgeist of today", "sourdough bread", "地震速報です"])
+    ]
+    for file in files:
+        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.bloom").stat().st_size
+
+    def left(query: str) -> list[int]:
+        return [files.index(file) for file in text_index.candidates(tmp_path, files, required(query))]
+
+    assert left("ZEITGEIST") == [0]
+    assert left('"sourdough  bread"') == [1]
+    assert left('"sourdough today"') == []
+    assert left("地震") == [2]
+    assert left("zeitgeist OR sourdough") == [0, 1]
+    assert left("zeitgeist sourdough") == []
+    assert left("zeit*today") == [0]
+    assert left("about -zeitgeist") == [0, 1, 2]
+    assert left("zeitgeist OR abc") == [0, 1, 2]
+    assert left("cat") == [0, 1, 2]
+
+
+def test_the_index_follows_the_files_of_the_lake(tmp_path: Path) -> None:
+    store = LakeStore(tmp_path)
+    old, new = _write(store, ["nothing of note"], 0), _write(store, ["nothing of note"], 1)
+    small = LiveFile(*(getattr(new, name) if name != "kind" else "small" for name in LiveFile.__slots__))
+    assert text_index.missing(tmp_path, _Snapshot([old, new])) == [new, old]  # type: ignore[arg-type]
+    assert text_index.candidates(tmp_path, [old, new], required("zeitgeist")) == [old, new]
+    text_index.build(store, old)
+    text_index.build(store, new)
+    assert text_index.missing(tmp_path, _Snapshot([old, new])) == []  # type: ignore[arg-type]
+    assert text_index.candidates(tmp_path, [small, old, new], required("zeitgeist")) == [small]
+    assert text_index.sweep(tmp_path, _Snapshot([new])) == 1  # type: ignore[arg-type]
+    assert text_index.candidates(tmp_path, [old, new], required("zeitgeist")) == [old]
+    path = tmp_path / ".text-index" / f"{new.sha256}.bloom"
+    for damaged in (b"", b"PXG", path.read_bytes()[:-1], b"PXG\x00" + path.read_bytes()[4:]):
+        path.write_bytes(damaged)
+        assert text_index.candidates(tmp_path, [new], required("zeitgeist")) == [new]
+
+
+def test_a_side_file_is_at_most_a_tenth_of_its_file(tmp_path: Path) -> None:
+    store = LakeStore(tmp_path)
+    texts: list[str | None] = [
+        "".join(chr(97 + (row * 7919 + place * place * 31 + row // 7) % 26) for place in range(200))
+        for row in range(20_000)
+    ]
+    file = _write(store, texts)
+    assert text_index.build(store, file) <= max(file.bytes // 10, 1000)
+    assert text_index.candidates(tmp_path, [file], required(f'"{texts[77]}"')) == [file]
+
+
+def test_a_query_is_parsed_as_the_search_parses_it() -> None:
+    assert required(None) is None
+    assert required("NOT zeitgeist") is None
+    assert required("zeitgeist") == required_by(parse("zeitgeist")) == required("Zeitgeist")
