@@ -26,7 +26,7 @@ class WriterConfig(_Settings):
     max_poll_interval_seconds: float = Field(
         120.0, ge=10.0, le=3600.0, description="A writer whose loop does not turn for this long loses its partitions."
     )
-    batch_rows: int = Field(100_000, ge=1, le=5_000_000, description="Commit at the latest at this many messages.")
+    batch_rows: int = Field(200_000, ge=1, le=5_000_000, description="Commit at the latest at this many messages.")
     batch_bytes: int = Field(
         96 * _MIB, ge=1, le=4096 * _MIB, description="Commit at the latest at this many bytes of message values."
     )
