@@ -50,7 +50,7 @@ def nothing_left_running() -> Iterator[None]:
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     threads = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     while True:
         left_threads = [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
         left_children = [

@@ -37,12 +37,12 @@ SERVICE = """
             {body}
 
     run_service("worker", Service, log_settings=LogSettings(format="json"), status_folder=Path(sys.argv[1]),
-                drain_seconds=0.5)
+                drain_seconds={drain})
 """
 
 
-def start(folder: Path, body: str) -> subprocess.Popen[str]:
-    code = textwrap.dedent(SERVICE).format(body=body)
+def start(folder: Path, body: str, drain: float = 120.0) -> subprocess.Popen[str]:
+    code = textwrap.dedent(SERVICE).format(body=body, drain=drain)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -52,7 +52,7 @@ def start(folder: Path, body: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     return process.returncode, errors
 
 
@@ -69,7 +69,7 @@ def test_a_signal_lets_the_service_drain(tmp_path: Path, number: signal.Signals)
 
 
 def test_a_drain_has_a_limit(tmp_path: Path) -> None:
-    process = start(tmp_path, "threading.Event().wait()")
+    process = start(tmp_path, "threading.Event().wait()", drain=0.5)
     process.terminate()
     code, errors = end(process)
     assert code == EXIT_DRAIN_TIMED_OUT
