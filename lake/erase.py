@@ -7,7 +7,9 @@ short after any file and started again. Bytes are gone when the retired files ar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,35 +46,74 @@ def erase(
     *,
     keep_edits: bool = False,
     max_rows: int = MAX_ROWS,
+    workers: int = 2,
     go_on: Callable[[], bool] = lambda: True,
     hook: Hook = no_hook,
 ) -> Erasure:
     """Erases what has ended; call under the maintenance lock, beside writers and readers.
 
-    go_on is asked before each file and ends the pass when false (a deadline, a stop signal). Blocks for the rewriting.
-    Raises FileDamaged, DiskFull, ManifestUnavailable; what was rewritten before stays so.
+    workers: files worked on at once, as long as they have at most `max_rows` rows together. go_on is asked before each
+    file and ends the pass when false (a deadline, a stop signal). Blocks for the rewriting. Raises FileDamaged, DiskFull,
+    ManifestUnavailable; what was rewritten before stays so.
     """
     snapshot = manifest.snapshot()
     pending = [file for table in snapshot.tables() for file in snapshot.superseding(table) if file.pending]
-    # Where each pending file is now: the pass may rewrite some of them.
-    applied = {file.path: file.path for file in pending}
-    looked_at = rewritten = rows = 0
-    for file, endings in _candidates(store, snapshot, pending):
-        if not go_on():
-            return Erasure(False, looked_at, rewritten, rows, 0)
-        looked_at += 1
-        ended = ended_rows(store, file, endings, keep_edits=keep_edits)
-        if ended:
-            merge = Merge(file.table, file.hour_us, file.kind, endings, keep_edits, max_rows)
-            path = _rewrite(store, manifest, file, merge, hook)
-            if file.path in applied:
-                applied[file.path] = path
-            rewritten += 1
-            rows += ended
-    if pending:
-        paths = tuple(sorted(applied.values()))
+    work = _Pass(store, manifest, keep_edits, max_rows, hook)
+    complete = True
+    with ThreadPoolExecutor(workers, "erase") as pool:
+        running: dict[Future[None], int] = {}
+        for file, endings in _candidates(store, snapshot, pending):
+            while running and (len(running) >= workers or sum(running.values()) + file.rows > max_rows):
+                _finish(running, FIRST_COMPLETED)
+            complete = go_on()
+            if not complete:
+                break
+            running[pool.submit(work.look_into, file, endings)] = file.rows
+        _finish(running, ALL_COMPLETED)
+    # Where each pending file is now: the pass may have rewritten some of them.
+    paths = tuple(sorted(work.moved.get(file.path, file.path) for file in pending))
+    if complete and paths:
         manifest.swap(Swap(change_id("applied", paths), (), (), "erase", applied=paths))
-    return Erasure(True, looked_at, rewritten, rows, len(pending))
+    return Erasure(complete, work.looked_at, len(work.moved), work.rows, len(paths) if complete else 0)
+
+
+def _finish(running: dict[Future[None], int], when: str) -> None:
+    done, _ = wait(running, return_when=when)
+    for future in done:
+        del running[future]
+        future.result()
+
+
+class _Pass:
+    """The work of one pass, file by file, in several threads; counts what was done."""
+
+    def __init__(self, store: LakeStore, manifest: Manifest, keep_edits: bool, max_rows: int, hook: Hook) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._keep_edits = keep_edits
+        self._max_rows = max_rows
+        self._hook = hook
+        self._lock = threading.Lock()
+        self.looked_at = 0
+        self.rows = 0
+        self.moved: dict[str, str] = {}
+
+    def look_into(self, file: LiveFile, endings: Endings) -> None:
+        """Rewrites `file` if some of its rows ended."""
+        ended = ended_rows(self._store, file, endings, keep_edits=self._keep_edits)
+        if ended:
+            merge = Merge(
+                file.table, file.hour_us, file.kind, endings, self._keep_edits, self._max_rows, rewritten=True
+            )
+            swap_id = change_id("erase", [file.path])
+            new = merge_files(self._store, self._manifest, [file], merge, swap_id, self._hook)
+            self._manifest.swap(Swap(swap_id, (file.path,), (new,), "erase"))
+            self._hook(CommitStep.SWAP_COMMITTED)
+        with self._lock:
+            self.looked_at += 1
+            if ended:
+                self.rows += ended
+                self.moved[file.path] = new.path
 
 
 def ended_rows(store: LakeStore, file: LiveFile, endings: Endings, *, keep_edits: bool = False) -> int:
@@ -103,11 +144,3 @@ def _candidates(store: LakeStore, snapshot: Snapshot, pending: list[LiveFile]) -
         for file in reversed(snapshot.files(table)):
             if file.erased < file.rows:
                 yield file, endings
-
-
-def _rewrite(store: LakeStore, manifest: Manifest, file: LiveFile, merge: Merge, hook: Hook) -> str:
-    swap_id = change_id("erase", [file.path])
-    new = merge_files(store, manifest, [file], merge, swap_id, hook)
-    manifest.swap(Swap(swap_id, (file.path,), (new,), "erase"))
-    hook(CommitStep.SWAP_COMMITTED)
-    return new.path

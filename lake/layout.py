@@ -64,11 +64,13 @@ _LANGUAGE: Final = "language"
 @dataclass(frozen=True, slots=True)
 class Compression:
     """zstd levels. small: files that live for minutes; links: rolled files of numbers and identifiers, which no level makes
-    smaller; texts: rolled files with text and JSON, where a higher level pays for years."""
+    smaller; texts: rolled files with text and JSON, where a higher level pays for years; rewritten: those when something is
+    erased from them, which happens again and again and should be fast."""
 
     small: int = 1
     links: int = 3
-    texts: int = 12
+    texts: int = 9
+    rewritten: int = 6
 
 
 def sort_keys(table: str) -> list[tuple[str, str]]:
@@ -97,7 +99,9 @@ def first_of_list(lists: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, lists.type.value_type)
 
 
-def writer_options(table: str, kind: FileKind, compression: Compression, rows: int) -> dict[str, Any]:
+def writer_options(
+    table: str, kind: FileKind, compression: Compression, rows: int, *, rewritten: bool = False
+) -> dict[str, Any]:
     """Arguments of `pyarrow.parquet.ParquetWriter` for a file of `table`; rows: about how many it
     will have."""
     schema = lake_schema(table)
@@ -110,7 +114,8 @@ def writer_options(table: str, kind: FileKind, compression: Compression, rows: i
             encodings[name] = "BYTE_STREAM_SPLIT"
         elif name not in _NEVER_REPEATED and not name.endswith("_json") and not pa.types.is_boolean(field.type):
             dictionary.append(_leaf(field))
-    rolled = compression.links if table in _LINKS else compression.texts
+    texts = compression.rewritten if rewritten else compression.texts
+    rolled = compression.links if table in _LINKS else texts
     options: dict[str, Any] = {
         "version": "2.6",
         "compression": "zstd",

@@ -103,7 +103,8 @@ def roll_hour(
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """How files become one: `endings` are applied to the rows (None = none); max_rows are held in memory at once."""
+    """How files become one: `endings` are applied to the rows (None = none); max_rows are held in memory at once;
+    rewritten: for erasure, see `lake.layout.Compression`."""
 
     table: str
     hour_us: int
@@ -111,6 +112,7 @@ class Merge:
     endings: Endings | None = None
     keep_edits: bool = False
     max_rows: int = MAX_ROWS
+    rewritten: bool = False
 
 
 def merge_files(
@@ -121,7 +123,9 @@ def merge_files(
     footers = [store.footer(file.path) for file in inputs]
     since = min(file.since_us for file in inputs)
     total = sum(file.rows for file in inputs)
-    with store.writer(merge.table, merge.hour_us, name, kind=merge.kind, rows=total, hook=hook) as writer:
+    with store.writer(
+        merge.table, merge.hour_us, name, kind=merge.kind, rows=total, rewritten=merge.rewritten, hook=hook
+    ) as writer:
         for rows in sorted_rows(store, inputs, merge):
             writer.write(rows)
         writer.footer.update(merged_footer([file.path for file in inputs], footers), since_us=since)

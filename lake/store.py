@@ -108,12 +108,20 @@ class LakeStore:
 
     @contextmanager
     def writer(
-        self, table: str, hour_us: int, name: str, *, kind: FileKind, rows: int, hook: Hook = no_hook
+        self,
+        table: str,
+        hour_us: int,
+        name: str,
+        *,
+        kind: FileKind,
+        rows: int,
+        rewritten: bool = False,
+        hook: Hook = no_hook,
     ) -> Generator[FileWriter]:
         """A file to be filled piece by piece; durable and in place at the end of the block, gone after an exception.
 
-        name: lower-case letters, digits, hyphens; unique within the table's hour. rows: about how many it will have. Raises
-        DiskFull.
+        name: lower-case letters, digits, hyphens; unique within the table's hour. rows: about how many it will have;
+        rewritten: see `Compression`. Raises DiskFull.
         """
         if not _NAME.fullmatch(name):
             raise LakeError(f"{name!r} is not a usable file name.")
@@ -126,7 +134,7 @@ class LakeStore:
             with _disk_errors(final):
                 _make_folder(temporary.parent, self.root)
                 _make_folder(final.parent, self.root)
-                options = writer_options(table, kind, self.compression, rows)
+                options = writer_options(table, kind, self.compression, rows, rewritten=rewritten)
                 writer = FileWriter(path, temporary, table, hour_us, kind, options)
                 yield writer
                 writer.finish()
