@@ -11,7 +11,17 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from post_explorer_client import ConnectionFailed, Explorer, InvalidRequest, NotAllowed, NotFound, RateLimited, Retry
-from post_explorer_client.parameters import AggregateQuery, CountsQuery, Filters, SampleQuery, SearchQuery, encode
+from post_explorer_client.parameters import (
+    AggregateQuery,
+    CountsQuery,
+    EdgesQuery,
+    Filters,
+    RecordsQuery,
+    SampleQuery,
+    SearchQuery,
+    TrendsQuery,
+    encode,
+)
 
 from tests.api.lake_builder import LakeBuilder, did
 from tests.clients.conftest import MakeExplorer
@@ -182,13 +192,39 @@ def test_a_key_is_sent_and_asked_for(
         ("/v1/search", SampleQuery, {"limit", "cursor", "sample", "sort", "total"}),
         ("/v1/counts", CountsQuery, set()),
         ("/v1/aggregate", AggregateQuery, {"by"}),
+        ("/v1/explain", Filters, {"target", "format"}),
+        ("/v1/records", RecordsQuery, {"collection", "limit", "cursor"}),
+        ("/v1/graph/edges", EdgesQuery, {"kind", "format"}),
+        ("/v1/trends", TrendsQuery, {"by"}),
     ],
 )
 def test_the_typed_parameters_are_the_services(explorer: Explorer, path: str, query: type, own: set[str]) -> None:
     document = explorer.get("/openapi.json")
     offered = {item["name"] for item in document["paths"][path]["get"]["parameters"]}
     assert set(typing.get_type_hints(query)) == offered - own
-    assert set(typing.get_type_hints(Filters)) <= offered
+
+
+def test_posts_threads_records_accounts_and_edges(builder: LakeBuilder, make_explorer: MakeExplorer) -> None:
+    first = builder.post(did(1), "first", tags=["rising"])
+    builder.tick()
+    for number in range(7):
+        more = {"reply_parent_uri": first["uri"], "reply_root_uri": first["uri"]}
+        builder.post(did(2), f"reply {number}", tags=["rising"], **more)
+        builder.tick()
+        builder.record("app.bsky.feed.like", did(3), subject_uri=first["uri"])
+    builder.identity(did(1), "one.example.org")
+    builder.commit()
+    explorer = make_explorer()
+    assert [post["text"] for post in explorer.thread(first["uri"])] == ["first", *(f"reply {n}" for n in range(7))]
+    assert explorer.post(first["uri"])["engagement"]["replies"] == 7
+    assert explorer.author("one.example.org")["did"] == did(1)
+    records = explorer.records("app.bsky.feed.like", page_size=3)
+    assert len(records.all()) == 7
+    assert records.requests == 3
+    assert explorer.edges("reply", weighted=True)[0]["source"] == did(2)
+    assert explorer.trends(min_count=1, window_minutes=60, baseline_minutes=600).provenance.snapshot >= 1
+    assert explorer.explain(text="first")["files"] >= 1
+    assert explorer.get("/v1/collections")["collections"]
 
 
 def test_values_become_text() -> None:

@@ -6,13 +6,28 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, Unpack
+from urllib.parse import quote
 
 import httpx
 
 from .exports import Export
 from .http import Http, Retry
 from .labels import Labels
-from .parameters import LISTS, AggregateQuery, CountsQuery, Filters, SampleQuery, SearchQuery, Texts, encode, text_of
+from .parameters import (
+    LISTS,
+    AggregateQuery,
+    CountsQuery,
+    EdgesQuery,
+    Filters,
+    RecordsQuery,
+    SampleQuery,
+    SearchQuery,
+    Texts,
+    Time,
+    TrendsQuery,
+    encode,
+    text_of,
+)
 from .results import Row, Rows, Search
 
 VERSION = "0.1.0"
@@ -64,16 +79,35 @@ class Explorer:
 
         `max_rows` ends the iteration early; without it every match comes. `page_size` is the number of rows per request.
         """
-        size = page_size if page_size is not None else min(max_rows, _PAGE) if max_rows else _PAGE
-        pairs = encode(query)
+        return self._pages("/v1/search", encode(query), max_rows, page_size)
 
-        def page(cursor: str | None) -> Row:
-            found: Row = self._http.json(
-                "GET", "/v1/search", query=[*pairs, *encode({"limit": size, "cursor": cursor})]
-            )
-            return found
+    def thread(self, uri: str, *, fields: Texts | None = None, max_rows: int | None = None) -> Search:
+        """The post that starts a thread and every reply under it, oldest first."""
+        return self._pages(f"/v1/threads/{_path(uri)}", encode({"fields": fields}), max_rows, None)
 
-        return Search(page, max_rows)
+    def records(
+        self,
+        collection: str,
+        *,
+        max_rows: int | None = None,
+        page_size: int | None = None,
+        **query: Unpack[RecordsQuery],
+    ) -> Search:
+        """Records of any collection, such as `app.bsky.feed.like`; with `view="log"` every operation on them."""
+        return self._pages("/v1/records", encode({"collection": collection, **query}), max_rows, page_size)
+
+    def post(self, uri: str, *, fields: Texts | None = None, series: str | None = None) -> Row:
+        """One post: as it is, its versions and engagement; with `series` (minute, hour, day, …) engagement over time."""
+        found: Row = self._http.json(
+            "GET", f"/v1/posts/{_path(uri)}", query=encode({"fields": fields, "series": series})
+        )
+        return found
+
+    def author(self, actor: str, *, start: Time | None = None, end: Time | None = None, daily: bool = False) -> Row:
+        """One account, by DID or handle: handles, profile history, activity; with `daily` activity by day."""
+        query = encode({"start": start, "end": end, "daily": daily})
+        found: Row = self._http.json("GET", f"/v1/authors/{_path(actor)}", query=query)
+        return found
 
     def sample(self, size: int, **query: Unpack[SampleQuery]) -> Rows:
         """`size` random matches (1,000 at most); the same `seed` draws the same ones from the same snapshot."""
@@ -89,6 +123,27 @@ class Explorer:
         """Matching posts per group: rows with the keys, `count`, and `authors` if asked for; the largest first."""
         body = self._http.json("GET", "/v1/aggregate", query=encode({"by": by, **query}))
         return Rows(body["groups"], body)
+
+    def edges(
+        self,
+        kind: Literal["follow", "block", "like", "repost", "reply", "mention", "quote"],
+        **query: Unpack[EdgesQuery],
+    ) -> Rows:
+        """Edges between accounts; `weighted` adds up those between the same two."""
+        body = self._http.json("GET", "/v1/graph/edges", query=encode({"kind": kind, **query}))
+        return Rows(body["edges"], body)
+
+    def trends(
+        self, by: Literal["hashtag", "domain", "mention", "lang"] = "hashtag", **query: Unpack[TrendsQuery]
+    ) -> Rows:
+        """What rises: groups whose share in the last `window_minutes` is far above that of the time before."""
+        body = self._http.json("GET", "/v1/trends", query=encode({"by": by, **query}))
+        return Rows(body["trends"], body)
+
+    def explain(self, target: Literal["search", "counts", "export"] = "search", **filters: Unpack[Filters]) -> Row:
+        """What a query would read before running it: files, rows, bytes, expected time, and whether it is allowed."""
+        found: Row = self._http.json("GET", "/v1/explain", query=encode({"target": target, **filters}))
+        return found
 
     # --- exports -----------------------------------------------------------------------------------------------------
 
@@ -139,6 +194,15 @@ class Explorer:
         found: Row = self._http.json("POST", "/v1/compliance", body=body)
         return found
 
+    def _pages(self, path: str, pairs: list[tuple[str, str]], max_rows: int | None, page_size: int | None) -> Search:
+        size = page_size if page_size is not None else min(max_rows, _PAGE) if max_rows else _PAGE
+
+        def page(cursor: str | None) -> Row:
+            found: Row = self._http.json("GET", path, query=[*pairs, *encode({"limit": size, "cursor": cursor})])
+            return found
+
+        return Search(page, max_rows)
+
     # --- everything else ---------------------------------------------------------------------------------------------
 
     def stats(self) -> Row:
@@ -149,6 +213,11 @@ class Explorer:
     def get(self, path: str, **parameters: Any) -> Any:
         """The JSON answer of any other address of the service, such as `get("/v1/collections")`."""
         return self._http.json("GET", path, query=encode(parameters))
+
+
+def _path(text: str) -> str:
+    """An identifier as part of an address."""
+    return quote(text, safe=":/@")
 
 
 def _json(filters: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,40 @@ class AggregateQuery(Filters, total=False):
     missing: bool
 
 
+class RecordsQuery(TypedDict, total=False):
+    """Records of any collection."""
+
+    start: Time
+    end: Time
+    view: Literal["current", "log"]
+    author: Texts
+    rkey: str
+    operation: Texts
+    sort: Literal["newest", "oldest"]
+    as_of: int
+
+
+class EdgesQuery(TypedDict, total=False):
+    """Edges between accounts."""
+
+    start: Time
+    end: Time
+    source: Texts
+    target: Texts
+    weighted: bool
+    limit: int
+    as_of: int
+
+
+class TrendsQuery(Filters, total=False):
+    """What rises."""
+
+    window_minutes: int
+    baseline_minutes: int
+    limit: int
+    min_count: int
+
+
 LISTS = frozenset(name for name, kind in get_type_hints(Filters).items() if kind in (Texts, Numbers))
 """Filters that take several values."""
 COMMA_LISTS = frozenset({"fields"})
