@@ -100,7 +100,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class CountPlan:
-    """What to count: selected posts between two times, by `interval`."""
+    """What to count: selected posts between two times, by `interval`. `background`: where all posts are counted too, for shares
+    (None = not)."""
 
     scan: Scan
     selection: Selection
@@ -108,13 +109,15 @@ class CountPlan:
     start_us: int
     end_us: int
     authors: bool
-    share: bool
+    background: Scan | None = None
 
 
 def run_counts(session: Session, lake: Lake, plan: CountPlan) -> list[Bucket]:
     """Every bucket of the range in order, also the empty ones."""
-    matching = _by_bucket(session, lake, plan, plan.selection)
-    background = _by_bucket(session, lake, plan, _unfiltered(plan.selection)) if plan.share else None
+    matching = _by_bucket(session, lake, plan, plan.scan, plan.selection)
+    background = None
+    if plan.background is not None:
+        background = _by_bucket(session, lake, plan, plan.background, _unfiltered(plan.selection))
     buckets = []
     start = bucket_start(to_datetime(plan.start_us), plan.interval)
     end = to_datetime(plan.end_us)
@@ -148,17 +151,19 @@ def _unfiltered(selection: Selection) -> Selection:
     return Selection(PostFilters.model_construct(**kept))
 
 
-def _by_bucket(session: Session, lake: Lake, plan: CountPlan, selection: Selection) -> dict[datetime, tuple[int, int]]:
-    if not plan.scan.files:
+def _by_bucket(
+    session: Session, lake: Lake, plan: CountPlan, scan: Scan, selection: Selection
+) -> dict[datetime, tuple[int, int]]:
+    if not scan.files:
         return {}
-    source = prepare(session, lake, plan.scan, selection)
+    source = prepare(session, lake, scan, selection)
     authors = "count(DISTINCT r.did)" if plan.authors else "0"
     clock = clock_column(selection.filters.clock)
     statement = (
         f"SELECT date_trunc('{plan.interval}', r.{clock}) AS bucket, count(*), {authors} FROM {source.relation}"
         f" WHERE {source.condition} GROUP BY ALL"
     )
-    rows = session.rows(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
+    rows = session.rows(statement, {**source.bound.values, "files": lake.paths(scan.files)})
     return {_naive(bucket): (count, authors) for bucket, count, authors in rows if bucket is not None}
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from lake.errors import LakeError, ManifestUnavailable, SnapshotExpired
 from schemas.errors import ExplorerError
@@ -241,14 +242,27 @@ def _validation_error(error: RequestValidationError) -> ApiError:
     return ApiError(Problem.INVALID_PARAMETER, detail, errors=found)
 
 
-def _http_error(error: HTTPException) -> ApiError:
+def _methods(request: Request) -> str:
+    """Every method that the address answers: the framework names those of the first route only."""
+    routes = request.app.router.routes
+    found = [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return ", ".join(found)
+
+
+def _http_error(request: Request, error: HTTPException) -> ApiError:
     headers = dict(error.headers or {})
     match error.status_code:
         case 404:
             return ApiError(Problem.NOT_FOUND, "no such address: /docs lists every one", headers=headers)
         case 405:
-            allowed = headers.get("Allow", headers.get("allow", "GET"))
-            return ApiError(Problem.METHOD_NOT_ALLOWED, f"use one of these methods: {allowed}", headers=headers)
+            allowed = _methods(request)
+            return ApiError(
+                Problem.METHOD_NOT_ALLOWED, f"use one of these methods: {allowed}", headers={"Allow": allowed}
+            )
         case 413:
             return ApiError(Problem.TOO_LARGE, str(error.detail), headers=headers)
         case status if 400 <= status < 500:
@@ -286,7 +300,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return problem_response(request, _http_error(error))
+        return problem_response(request, _http_error(request, error))
 
     @app.exception_handler(LakeError)
     async def _lake(request: Request, error: LakeError) -> JSONResponse:

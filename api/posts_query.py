@@ -6,7 +6,7 @@ reposts and replies into a set of posts, and binds every value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from api.current import IS_RECORD
 from api.engagement import candidates, count_engagement, same_record
@@ -17,6 +17,8 @@ from api.labels.sql import LabelCondition, label_predicates
 from api.relation import READ_FILES, Lake, Source
 from api.snapshots import Scan, as_of_predicate
 from api.sql import Bound, post_predicates
+from api.text_skip import required
+from lake.text_index import candidates as candidates_by_text
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,15 @@ class Selection:
     filters: PostFilters
     labels: tuple[LabelCondition, ...] = ()
     not_labels: tuple[LabelCondition, ...] = ()
+
+
+def narrow(lake: Lake, plan: Scan, filters: PostFilters) -> Scan:
+    """The plan without the files that cannot hold a match of the text, as far as the lake's text index knows. May block for
+    the side files."""
+    condition = required(filters.text)
+    if condition is None:
+        return plan
+    return replace(plan, files=tuple(candidates_by_text(lake.root, plan.files, condition)))
 
 
 def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection) -> Source:

@@ -32,7 +32,7 @@ from api.handles import handles_of, resolve, with_dids
 from api.identifiers import POST
 from api.labels.service import Labels
 from api.labels.sql import LabelColumn
-from api.posts_query import Selection
+from api.posts_query import Selection, narrow
 from api.relation import Lake
 from api.snapshots import AsOf, SnapshotSource, coverage_json, scan
 from api.tabular import TableFormat
@@ -262,6 +262,7 @@ class Exports:
         )
         arrival = request.clock is Clock.ARRIVAL
         files = scan(snapshot, POST, request.start if arrival else None, request.end if arrival else None, then)
+        files = narrow(self._lake, files, selection.filters)
         columns = tuple(job.meaning["fields"])
         labels: dict[str, LabelColumn] = {
             name: self._labels.column(pinned, who, "fields")

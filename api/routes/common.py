@@ -21,7 +21,7 @@ from api.handles import handles_of, resolve, with_dids
 from api.identifiers import POST
 from api.labels.service import labels_of
 from api.labels.sql import LabelCondition
-from api.posts_query import Selection
+from api.posts_query import Selection, narrow
 from api.services import Services
 from api.snapshots import AsOf, Scan, coverage_json, scan, snapshot_json
 from api.walk import Page
@@ -32,11 +32,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Planned:
-    """The snapshot and the files of one request."""
+    """The snapshot and the files of one request: `scan` those that may hold a match, `whole` all of the range."""
 
     snapshot: Snapshot
     as_of: AsOf | None
     scan: Scan
+    whole: Scan
     query: PostQuery
     labels: tuple[LabelCondition, ...]
     not_labels: tuple[LabelCondition, ...]
@@ -70,9 +71,10 @@ async def plan_posts(request: Request, here: Services, query: PostQuery) -> Plan
     snapshot, older = await snapshot_of(here, query.as_of)
     arrival = query.clock is Clock.ARRIVAL
     start, end = (query.start, query.end) if arrival else (None, None)
-    files = await asyncio.to_thread(scan, snapshot, POST, start, end, older)
+    whole = await asyncio.to_thread(scan, snapshot, POST, start, end, older)
+    files = await asyncio.to_thread(narrow, here.lake, whole, query)
     wanted, unwanted = await asyncio.to_thread(_conditions, request, query)
-    return Planned(snapshot, older, files, query, wanted, unwanted)
+    return Planned(snapshot, older, files, whole, query, wanted, unwanted)
 
 
 def _conditions(request: Request, query: PostQuery) -> tuple[tuple[LabelCondition, ...], tuple[LabelCondition, ...]]:

@@ -83,7 +83,7 @@ class Counts(Answer):
 
 def range_of(query: PostQuery, planned: Planned) -> tuple[int, int]:
     """The range to count over: as asked, else from the first event to the end of the last."""
-    files = planned.scan.files
+    files = planned.whole.files
     now = time.time_ns() // 1000
     start = query.start if query.start is not None else min((file.min_time_us for file in files), default=now)
     newest = max((file.max_time_us for file in files), default=now)
@@ -111,8 +111,10 @@ async def counts(
     def work(session: Session, selection: Selection) -> tuple[list[Bucket], int | None]:
         nonlocal since
         if planned.as_of is not None:
-            since = run_since(session, here.lake, planned.scan, selection.filters)
-        plan = CountPlan(planned.scan, selection, interval, start, end, query.authors, query.share)
+            since = run_since(session, here.lake, planned.whole, selection.filters)
+        plan = CountPlan(
+            planned.scan, selection, interval, start, end, query.authors, planned.whole if query.share else None
+        )
         return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
 
     buckets, people = await run_posts(request, here, planned, work, reads_all=True)

@@ -65,6 +65,9 @@ class Explanation(Answer):
     files: int
     rows: int
     bytes: int
+    skipped_files: int = Field(
+        description="Files of posts in the range in which the text cannot occur, as the text index knows."
+    )
     lane: str = Field(description="`light` queries and `heavy` ones wait in queues of their own; exports run as jobs.")
     expected_seconds: float = Field(
         description="For reading everything; a search with frequent matches ends much earlier."
@@ -106,6 +109,7 @@ async def explain(
         "files": sum(read["files"] for read in reads),
         "rows": sum(read["rows"] for read in reads),
         "bytes": size,
+        "skipped_files": len(planned.whole.files) - len(planned.scan.files),
         "lane": "export" if query.target is Target.EXPORT else "heavy" if heavy else "light",
         "expected_seconds": round(here.throughput.seconds(size), 3),
         "time_limit_seconds": limits.get(query.target, here.settings.query_seconds),

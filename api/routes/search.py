@@ -142,7 +142,7 @@ async def search(
             columns = {name: rows[name] if name in fields else added[name] for name in chosen}
             rows = pa.table(columns)
         if planned.as_of is not None and cursor is None:
-            since = run_since(session, here.lake, planned.scan, selection.filters)
+            since = run_since(session, here.lake, planned.whole, selection.filters)
         total = None
         if query.total is not TotalMode.NONE:
             total = run_total(session, here.lake, planned.scan, selection, query.total, settings.total_seconds)

@@ -336,7 +336,7 @@ def test_answers_equal_a_plain_filter(world: World, data: st.DataObject) -> None
         buckets = run_counts(
             session,
             world.lake,
-            CountPlan(plan, Selection(filters), Interval.HOUR, start, end, authors=True, share=False),
+            CountPlan(plan, Selection(filters), Interval.HOUR, start, end, authors=True),
         )
     assert sum(bucket.count for bucket in buckets) == len(expected)
     by_hour = Counter(hour_of(row["time_us"]) for row in expected)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
+from lake import text_index
 from tests.api.lake_builder import POST, LakeBuilder, did
 
 
@@ -281,3 +283,41 @@ def test_as_of_says_what_was_removed_and_edited_since(builder: LakeBuilder, clie
         "post 6",
         "post 7",
     }
+
+
+def test_a_wrong_method_is_told_every_right_one(client: httpx.Client) -> None:
+    for path, allowed in (
+        ("/v1/labels/x", "DELETE, GET, PUT"),
+        ("/v1/search", "GET"),
+        ("/v1/exports", "GET, POST"),
+        (f"/v1/exports/{'0' * 32}/data", "GET, HEAD"),
+    ):
+        answer = client.patch(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_text_index_hides_no_match(
+    builder: LakeBuilder, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The files of a test are too small for the share of their size that a side file may have.
+    monkeypatch.setattr(text_index, "_LARGEST_SHARE", 100.0)
+    for number in range(200):
+        builder.post(did(number % 5), f"Photosynthesis {number}" if number % 90 == 0 else f"ordinary words {number}")
+        builder.tick(200)
+        if number % 10 == 9:
+            builder.commit()
+    snapshot = builder.manifest.snapshot()
+    for file in snapshot.files(POST):
+        text_index.build(builder.store, file)
+    for query in ("photosynthesis", "OSYNTH", '"synthesis 90"', "nowhere OR photosynthesis", "photosynthesis -180"):
+        body = client.get("/v1/search", params={"text": query, "total": "exact"}).json()
+        expected = [0, 90, 180] if "-180" not in query and '"' not in query else [90] if '"' in query else [0, 90]
+        assert [row["text"] for row in body["results"]] == [f"Photosynthesis {number}" for number in reversed(expected)]
+        assert body["meta"]["total"] == len(expected)
+        counted = client.get("/v1/counts", params={"text": query, "share": "true"}).json()
+        assert counted["total"] == len(expected)
+        assert sum(bucket["all_posts"] for bucket in counted["counts"]) == 200
+    told = client.get("/v1/explain", params={"text": "photosynthesis"}).json()
+    assert told["skipped_files"] >= 15
+    assert told["matches"] == 3
