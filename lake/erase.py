@@ -11,19 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
-from lake.convert import ERASED, lake_schema
-from lake.fold import ENDING_COLUMNS, Endings, erasable, may_have_ended, read_endings
-from lake.manifest import LiveFile, Manifest, Snapshot, Swap
-from lake.roll import MAX_ROWS, Merge, change_id, merge_files
+from lake.dictionaries import joined
+from lake.fold import Endings, may_have_ended, read_endings
+from lake.manifest import LiveFile, Manifest, NewFile, Snapshot, Swap
+from lake.merge import MAX_ROWS, Merge, find_ended, merge_files, without_ended
+from lake.roll import change_id
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
-
-_JUDGED: Final = [*ENDING_COLUMNS, "kind", ERASED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,35 +97,43 @@ class _Pass:
 
     def look_into(self, file: LiveFile, endings: Endings) -> None:
         """Rewrites `file` if some of its rows ended."""
-        ended = ended_rows(self._store, file, endings, keep_edits=self._keep_edits)
-        if ended:
-            merge = Merge(
-                file.table, file.hour_us, file.kind, endings, self._keep_edits, self._max_rows, rewritten=True
-            )
-            swap_id = change_id("erase", [file.path])
-            new = merge_files(self._store, self._manifest, [file], merge, swap_id, self._hook)
-            self._manifest.swap(Swap(swap_id, (file.path,), (new,), "erase"))
-            self._hook(CommitStep.SWAP_COMMITTED)
+        merge = Merge(file.table, file.hour_us, file.kind, endings, self._keep_edits, self._max_rows, rewritten=True)
+        ended, new = 0, None
+        if _may_hold(self._store, file, endings):
+            ended, new = self._rewrite(file, merge)
         with self._lock:
             self.looked_at += 1
-            if ended:
+            if new is not None:
                 self.rows += ended
                 self.moved[file.path] = new.path
 
+    def _rewrite(self, file: LiveFile, merge: Merge) -> tuple[int, NewFile | None]:
+        swap_id = change_id("erase", [file.path])
+        pieces: Iterator[pa.Table] | None = None
+        ended = 0
+        if file.rows <= merge.max_rows:
+            rows = joined(file.table, [self._store.read_merging(file.path)])
+            found = find_ended(rows, merge)
+            if found is None:
+                return 0, None
+            ended = len(found.places)
+            if file.kind == "rolled":
+                pieces = without_ended(rows, found, file.table)
+        new = merge_files(self._store, self._manifest, [file], merge, swap_id, self._hook, pieces)
+        ended = ended or new.erased - file.erased
+        if not ended:
+            self._store.unlink([new.path])
+            return 0, None
+        self._manifest.swap(Swap(swap_id, (file.path,), (new,), "erase"))
+        self._hook(CommitStep.SWAP_COMMITTED)
+        return ended, new
 
-def ended_rows(store: LakeStore, file: LiveFile, endings: Endings, *, keep_edits: bool = False) -> int:
-    """How many rows of `file` would lose their content. Reads the record keys, and more only if one of them ended."""
-    keys = ["rkey_tid", "rkey_text", "did"] if file.table not in ("identity", "sync") else ["did"]
+
+def _may_hold(store: LakeStore, file: LiveFile, endings: Endings) -> bool:
+    """False only if no row of the file has the key or account of an ending. Reads nothing but these columns."""
+    keys = ["did"] if file.table in ("identity", "sync") else ["rkey_tid", "rkey_text", "did"]
     with store.open(file.path, ["rkey_text", "did"]) as parquet:
-        suspects = np.flatnonzero(may_have_ended(parquet.read(keys, use_threads=False), endings))
-        if not len(suspects):
-            return 0
-        rows = parquet.read([name for name in _JUDGED if name in parquet.schema_arrow.names], use_threads=False)
-    picked = rows.take(pa.array(suspects))
-    schema = lake_schema(file.table)
-    plain = picked.cast(pa.schema([schema.field(name) for name in picked.column_names]))
-    reasons = erasable(file.table, plain, endings, keep_edits=keep_edits)
-    return len(reasons) - reasons.null_count()
+        return bool(may_have_ended(parquet.read(keys, use_threads=False), endings).any())
 
 
 def _candidates(store: LakeStore, snapshot: Snapshot, pending: list[LiveFile]) -> Iterator[tuple[LiveFile, Endings]]:

@@ -26,7 +26,8 @@ from lake.dictionaries import joined
 from lake.errors import CommitRefused
 from lake.fold import blank, erasable, read_endings
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
-from lake.roll import Merge, change_id, merged_footer, row_groups
+from lake.merge import Merge, merged_footer, row_groups
+from lake.roll import change_id
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore, sync_folder
 from schemas.topics import TABLE_TOPICS
