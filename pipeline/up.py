@@ -7,31 +7,27 @@ flows, so that everything accepted is committed: source first, broker last.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
 import signal
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.live import Live
 
-from api.config import ApiSettings
 from lake.errors import LakeError
 from lake.manifest import Manifest, open_manifest
 from pipeline import display
 from pipeline.errors import SupervisionError
 from pipeline.kafka import KafkaSettings, check_reachable, make_admin
 from pipeline.local_broker import LocalBroker
-from pipeline.settings import Loaded, Settings, chosen_file
+from pipeline.ports import Ports, choose_ports, free_port, port_is_free
+from pipeline.settings import Loaded, Settings
+from pipeline.state_lock import locked
 from pipeline.status import read_status
 from pipeline.supervisor import ChildEvent, ChildSpec, Supervisor, explorer_command
 from pipeline.topics import apply_topics
@@ -64,8 +60,9 @@ class Up:
         self.console = console
         self._embedded = loaded.origin("kafka.bootstrap").startswith("profile")
         self._profile = loaded.profile
-        self._ports = choose_ports(loaded, demo=options.demo)
-        self._environment = self._ports.environment
+        self._loaded = loaded
+        self._ports = Ports({}, {}, ())
+        self._environment: dict[str, str] = {}
         self._committed: deque[tuple[float, int]] = deque()
         self._problems: dict[str, str] = {}
         self._manifest: Manifest | None = None
@@ -101,7 +98,12 @@ class Up:
         `at_end` is called before the processes are stopped, unless the run was cut short by a second Ctrl-C, and its
         answer returned; True without it. Raises SupervisionError when the stack cannot be started.
         """
-        with self._signals(), locked(self.settings.state) as lock:
+        limits = self.settings.supervisor
+        # A run that was killed left children that may drain and then be killed in their turn.
+        leftover_seconds = limits.drain_seconds + limits.kill_grace_seconds
+        with self._signals(), locked(self.settings.state, leftover_seconds) as lock:
+            self._ports = choose_ports(self._loaded, demo=self.options.demo)
+            self._environment = dict(self._ports.environment)
             for remark in self._ports.remarks:
                 self.say(remark)
             self._supervisor = supervisor = Supervisor(self.settings.supervisor, self.settings.log_folder, [lock])
@@ -354,107 +356,3 @@ class Up:
 
     def _port(self, variable: str, default: int) -> int:
         return int(self._environment.get(variable, default))
-
-
-@contextlib.contextmanager
-def locked(state: Path) -> Iterator[int]:
-    """Holds `<state>/up.lock` and gives its descriptor, to be inherited by the children.
-
-    The lock is free again when the last of them is gone. Waits a little for an earlier run to go; raises
-    SupervisionError when it does not.
-    """
-    state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + 45.0
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                if _alive(owner) or time.monotonic() > deadline:
-                    raise SupervisionError(
-                        f"`post-explorer up` already runs on {state} (process {owner or 'unknown'})",
-                        "stop it with Ctrl-C where it runs, or choose another folder with EXPLORER_STATE",
-                    ) from None
-                time.sleep(0.2)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _alive(pid: str) -> bool:
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The ports of one run: what the children are told, which ones the operator insisted on, what to say about it."""
-
-    environment: dict[str, str]
-    insisted: dict[str, bool]
-    remarks: tuple[str, ...]
-
-
-def choose_ports(loaded: Loaded, *, demo: bool) -> Ports:
-    """Free ports instead of taken ones, where the operator did not insist; remembered in `<state>/chosen.json`.
-
-    Raises SupervisionError when a port that was asked for is taken.
-    """
-    settings = loaded.settings
-    wanted = {"api.port": (settings.api.host, settings.api.port)}
-    if demo:
-        wanted["simulator.port"] = (settings.simulator.host, settings.simulator.port)
-    chosen: dict[str, int] = {}
-    insisted: dict[str, bool] = {}
-    remarks: list[str] = []
-    for name, (host, port) in wanted.items():
-        variable = f"EXPLORER_{name.replace('.', '_').upper()}"
-        insisted[name] = port != 0 and not loaded.origin(name).startswith(("default", "profile"))
-        if insisted[name]:
-            if not port_is_free(host, port):
-                raise SupervisionError(
-                    f"port {port} of {host} is used by another program",
-                    f"stop that program or choose another port with {variable}",
-                )
-            chosen[name] = port
-            continue
-        candidates = [port] if port else []
-        if name == "api.port" and port:
-            # Back to the usual one as soon as it is free; the simulator's address is its identity and stays.
-            candidates.insert(0, ApiSettings.model_fields["port"].default)
-        chosen[name] = next((each for each in candidates if port_is_free(host, each)), 0) or free_port(host)
-        if candidates and chosen[name] != candidates[0]:
-            remarks.append(
-                f"port {candidates[0]} is used by another program: {variable} is {chosen[name]} for this run"
-            )
-    path = chosen_file(settings.state)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(chosen), encoding="utf-8")
-    environment = {f"EXPLORER_{name.replace('.', '_').upper()}": str(port) for name, port in chosen.items()}
-    if demo:
-        environment["EXPLORER_SOURCE_HOSTS"] = f"ws://{settings.simulator.host}:{chosen['simulator.port']}"
-    return Ports(environment, insisted, tuple(remarks))
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port(host: str) -> int:
-    """A port that nothing listens on now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

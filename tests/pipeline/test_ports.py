@@ -10,8 +10,8 @@ import pytest
 
 from api.config import ApiSettings
 from pipeline.errors import SupervisionError
+from pipeline.ports import choose_ports, free_port, port_is_free
 from pipeline.settings import load
-from pipeline.up import choose_ports, free_port, port_is_free
 
 
 @pytest.fixture
