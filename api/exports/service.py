@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from api.access import Principal
@@ -345,7 +346,7 @@ class Exports:
         snapshot = self._snapshots.newest()
         keys = self.store.folder_of(job.id) / "keys.0"
         found = changes_since(session, self._lake, snapshot, POST, made_at(job), str(keys))
-        rows = pq.read_table(keys).take([change.position for change in found])
+        rows = pq.read_table(keys).take(pa.array([change.position for change in found], pa.int64()))
         uris = publish(POST, rows, ("uri",))["uri"].to_pylist()
         return [(uri, change.fate) for uri, change in zip(uris, found, strict=True)]
 

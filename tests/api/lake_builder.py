@@ -15,7 +15,9 @@ import polars as pl
 from api.identifiers import tid_text
 from lake.commit import Batch, Part, commit_batch
 from lake.convert import to_lake
+from lake.erase import erase
 from lake.manifest import Advance, Gap, TopicPartition, hour_of, open_manifest
+from lake.roll import hours_to_roll, roll_hour
 from lake.store import LakeStore
 from schemas.derive import NOTHING, derive_post
 from schemas.lexicons import POST_DERIVED, Kind
@@ -141,6 +143,14 @@ class LakeBuilder:
             ]
         self.pending = {}
         return commit_batch(self.store, self.manifest, Batch("test", parts, advances, gaps=gaps)).version
+
+    def maintain(self, *, erasing: bool = True) -> None:
+        """Do what maintenance does: merge every hour, and remove the content of what has ended."""
+        snapshot = self.manifest.snapshot()
+        for table, hour in hours_to_roll(snapshot, self.now_us + 3_600_000_000):
+            roll_hour(self.store, self.manifest, table, hour)
+        if erasing:
+            erase(self.store, self.manifest)
 
     @staticmethod
     def _frame(table: str, rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -112,9 +112,14 @@ def test_provenance_names_query_snapshot_and_digest(builder: LakeBuilder, client
     assert [column["name"] for column in body["columns"]] == table.column_names
 
 
-def test_a_download_is_free_of_what_was_removed_before_it(builder: LakeBuilder, client: httpx.Client) -> None:
+@pytest.mark.parametrize("upkeep", [False, True], ids=["pending", "erased"])
+def test_a_download_is_free_of_what_was_removed_before_it(
+    builder: LakeBuilder, client: httpx.Client, upkeep: bool
+) -> None:
     posts = fill(builder)
     info = finished(client, {"format": "csv"})
+    nothing = client.post("/v1/compliance", json={"export": info["id"]}).json()
+    assert (nothing["results"], nothing["summary"]["current"]) == ([], len(posts))
     first = client.get(info["download"])
     etag = first.headers["etag"]
     builder.tick()
@@ -122,6 +127,8 @@ def test_a_download_is_free_of_what_was_removed_before_it(builder: LakeBuilder, 
     builder.post(did(0), "now edited", operation="update", rkey=posts[6]["rkey"])
     builder.account(did(2), active=False, status="deleted")
     builder.commit()
+    if upkeep:
+        builder.maintain()
     gone = {posts[5]["uri"], posts[6]["uri"]} | {post["uri"] for post in posts if post["did"] == did(2)}
 
     resumed = client.get(info["download"], headers={"Range": "bytes=100-", "If-Range": etag})
@@ -247,7 +254,8 @@ def test_a_restart_takes_up_unfinished_jobs_and_keeps_finished_ones(
     assert again.get(done["download"]).content == content
 
 
-def test_compliance_of_uris(builder: LakeBuilder, client: httpx.Client) -> None:
+@pytest.mark.parametrize("upkeep", [False, True], ids=["pending", "erased"])
+def test_compliance_of_uris(builder: LakeBuilder, client: httpx.Client, upkeep: bool) -> None:
     kept, edited, deleted = (builder.post(did(1), f"t{number}") for number in range(3))
     hidden, lost = builder.post(did(2), "h"), builder.post(did(3), "l")
     like = builder.record(LIKE, did(1), subject_uri=kept["uri"])
@@ -258,6 +266,8 @@ def test_compliance_of_uris(builder: LakeBuilder, client: httpx.Client) -> None:
     builder.account(did(3), active=False, status="deleted")
     builder.identity(did(1), "one.example.com")
     builder.commit()
+    if upkeep:
+        builder.maintain()
     unknown = f"at://{did(1)}/{POST}/3zzzzzzzzzzzz"
     uris = [kept["uri"], deleted["uri"], hidden["uri"], lost["uri"], unknown, like["uri"]]
     uris += [kept["uri"].replace(did(1), "one.example.com")]

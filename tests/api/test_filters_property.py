@@ -270,14 +270,16 @@ def filter_strategy(uris: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 class World:
     """One random lake, its truth and everything that answers over it."""
 
-    def __init__(self, root: Path, seed: int | None) -> None:
-        """`seed` None: a single post without any member."""
+    def __init__(self, root: Path, seed: int | None, upkeep: str = "none") -> None:
+        """`seed` None: a single post without any member. `upkeep`: what maintenance did: none, roll, or roll and erase."""
         self.builder = LakeBuilder(root)
         if seed is None:
             self.builder.post(did(1), None)
             self.builder.commit()
         else:
             random_lake(self.builder, seed)
+        if upkeep != "none":
+            self.builder.maintain(erasing=upkeep == "erase")
         self.posts = current(self.builder.events, POST)
         self.likes = Counter(row["subject_uri"] for row in current(self.builder.events, LIKE))
         self.engine = Engine([self.builder.root], threads=1, memory_mb=512, spill_mb=256, spill_dir=root / "spill")
@@ -304,9 +306,9 @@ class World:
         self.builder.close()
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[(1, "none"), (2, "roll"), (3, "erase")], ids=["fresh", "rolled", "erased"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("world"), request.param)
+    made = World(tmp_path_factory.mktemp("world"), *request.param)
     yield made
     made.close()
 

@@ -54,7 +54,8 @@ def test_a_post_with_versions_and_engagement(builder: LakeBuilder, client: httpx
     assert "first version" not in json.dumps(body)
 
 
-def test_a_gone_post_has_a_tombstone_without_content(builder: LakeBuilder, client: httpx.Client) -> None:
+@pytest.mark.parametrize("upkeep", [False, True], ids=["pending", "erased"])
+def test_a_gone_post_has_a_tombstone_without_content(builder: LakeBuilder, client: httpx.Client, upkeep: bool) -> None:
     deleted, hidden, lost = (builder.post(did(number), f"secret {number}") for number in (1, 2, 3))
     builder.tick()
     builder.delete(deleted["uri"])
@@ -63,6 +64,8 @@ def test_a_gone_post_has_a_tombstone_without_content(builder: LakeBuilder, clien
     builder.tick()
     builder.account(did(3), active=True, status=None)
     builder.commit()
+    if upkeep:
+        builder.maintain()
     for post, standing in ((deleted, "deleted"), (hidden, "hidden"), (lost, "account_deleted")):
         answer = client.get(f"/v1/posts/{post['uri']}")
         assert answer.json()["standing"] == standing
