@@ -32,7 +32,7 @@ def end_offsets(settings: KafkaSettings, topics: Collection[str], timeout: float
         ]
         if not asked:
             return {}
-        futures = admin.list_offsets({partition: latest for partition in asked}, request_timeout=timeout)
+        futures = admin.list_offsets(dict.fromkeys(asked, latest), request_timeout=timeout)
         return {
             LakePartition(partition.topic, partition.partition): future.result(timeout).offset
             for partition, future in futures.items()
