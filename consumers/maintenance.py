@@ -20,6 +20,7 @@ from consumers import rollups
 from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
 from consumers.memory import give_back
+from lake import text_index
 from lake.erase import erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
 from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot, hour_of
@@ -55,6 +56,7 @@ class MaintenanceCounts:
     failures: int = 0
     unreconciled: int = 0
     rollups_made: int = 0
+    texts_indexed: int = 0
 
 
 class EventClock:
@@ -126,6 +128,7 @@ class MaintenanceService:
                 self._unlink(go_on)
                 if self._is_due("rollups", self._config.rollup_seconds):
                     self._roll_up(go_on)
+                    self._index_texts(go_on)
                 if self._is_due("clean", self._config.clean_seconds):
                     self._clean(go_on)
         except LockHeld:
@@ -133,6 +136,10 @@ class MaintenanceService:
         except (CommitRefused, DiskFull, ManifestUnavailable, CommitOutcomeUnknown) as error:
             self.counts.failures += 1
             log.warning("maintenance goes on with the next run", extra={"cause": error.message})
+        except OSError as error:
+            # Roll-ups and side files are written straight to the disk, which may be full.
+            self.counts.failures += 1
+            log.warning("maintenance goes on with the next run", extra={"cause": f"{error.strerror}: {error.filename}"})
         except FileDamaged as error:
             # The rest can still be maintained; readers of this file are told by the reader itself.
             self.counts.failures += 1
@@ -220,6 +227,22 @@ class MaintenanceService:
         self.counts.rollups_made += done.hours
         if not done.complete:
             self._due["rollups"] = 0.0
+
+    def _index_texts(self, go_on: Callable[[], bool]) -> None:
+        """Side files for searches: those of erased and merged files go, new files get theirs."""
+        snapshot = self._manifest.snapshot()
+        text_index.sweep(self._store.root, snapshot)
+        for file in text_index.missing(self._store.root, snapshot):
+            if not go_on():
+                self._due["rollups"] = 0.0
+                return
+            try:
+                text_index.build(self._store, file)
+            except FileDamaged as error:
+                self.counts.failures += 1
+                log.error("a file cannot be indexed", extra={"cause": error.message, "remedy": error.remedy})
+            else:
+                self.counts.texts_indexed += 1
 
     def _clean(self, go_on: Callable[[], bool]) -> None:
         """Hours past their retention, files of crashed commits, the history of versions nobody asks for in detail."""
