@@ -153,10 +153,7 @@ def open_connection(
     secure = parts.scheme == "wss"
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     where = f"{host}:{port}"
-    try:
-        sock = socket.create_connection((host, port), timeout=max(0.01, deadline - time.monotonic()))
-    except OSError as error:
-        raise ConnectFailedError(f"{where} cannot be reached: {error.strerror or error}") from None
+    sock = _connect(host, port, deadline)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if secure:
@@ -180,6 +177,27 @@ def open_connection(
         sock.close()
         raise
     return Connection(sock, protocol, rest, max_size)
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    """A TCP connection to the first address that answers; the time left is shared among the addresses."""
+    where = f"{host}:{port}"
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailedError(f"{where} cannot be reached: {error.strerror or error}") from None
+    failure: OSError | None = None
+    for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(0.01, (deadline - time.monotonic()) / left))
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    raise ConnectFailedError(f"{where} cannot be reached: {(failure and failure.strerror) or failure}")
 
 
 def _read_response(sock: socket.socket, protocol: ClientProtocol, deadline: float) -> bytes:

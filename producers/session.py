@@ -190,6 +190,14 @@ class Session:
     def _judge(self, first: Event, batch: Batch, delivered: Delivered) -> End | None:
         resume = self._resume
         verdict = judge(resume, first, self._last_event, int(self._source.gap_tolerance * 1_000_000))
+        if (
+            verdict is Verdict.GAP
+            and self._source.is_filtered
+            and resume.since is not None
+            and resume.since.seq is None
+        ):
+            # That position is a time of listening, not an event that had to come again.
+            verdict = Verdict.CONTINUES
         if verdict is Verdict.RENUMBERED:
             return End(
                 Cause.RENUMBERED,

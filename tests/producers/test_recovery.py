@@ -292,6 +292,23 @@ def test_a_filtered_stream_may_be_silent_while_pongs_come(broker: Broker) -> Non
     assert server.peers[0].query["collections"] == ["app.bsky.*"]
 
 
+def test_after_a_long_quiet_spell_a_filtered_stream_is_resumed_by_the_time_of_listening(broker: Broker) -> None:
+    """The sequence of the last event would have left the server's history, though nothing was missed."""
+
+    def quiet(peer: Peer) -> None:
+        peer.hold(1.5)
+        peer.drop()
+
+    server = ScriptedServer([sends(v2_like(1, T0), then=quiet), sends(v2_like(2, now_us()))])
+    before = now_us()
+    capture = Capture(broker, server, quiet_limit=0.3, switch_margin=60, ping_interval=0.1, collections=("app.bsky.*",))
+    assert seqs(capture.wait(2)) == [1, 2]
+    cursor = server.peers[1].cursor
+    assert cursor is not None
+    assert before - 60 * SECOND < cursor < now_us() - 59 * SECOND
+    assert broker.gaps() == []
+
+
 def test_the_servers_pings_are_answered_while_events_flow(broker: Broker) -> None:
     def pinging(peer: Peer) -> None:
         peer.accept()
