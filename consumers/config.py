@@ -117,6 +117,10 @@ class MaintenanceConfig(_Settings):
     rollup_seconds: float = Field(
         60.0, ge=0.0, description="Pause between two searches for closed hours whose roll-ups are missing or outdated."
     )
+    index_texts: bool = Field(
+        True,
+        description="Whether rolled files of posts get side files that let a search for a rare word pass them over.",
+    )
     run_seconds: float = Field(
         120.0, gt=0.0, description="No step of a run begins after this long; the next run goes on."
     )

@@ -229,20 +229,26 @@ class MaintenanceService:
             self._due["rollups"] = 0.0
 
     def _index_texts(self, go_on: Callable[[], bool]) -> None:
-        """Side files for searches: those of erased and merged files go, new files get theirs."""
+        """Side files for searches: those of erased and merged files go, new files get theirs. A search can do without."""
         snapshot = self._manifest.snapshot()
-        text_index.sweep(self._store.root, snapshot)
-        for file in text_index.missing(self._store.root, snapshot):
-            if not go_on():
-                self._due["rollups"] = 0.0
+        try:
+            text_index.sweep(self._store.root, snapshot)
+            if not self._config.index_texts:
                 return
-            try:
-                text_index.build(self._store, file)
-            except FileDamaged as error:
-                self.counts.failures += 1
-                log.error("a file cannot be indexed", extra={"cause": error.message, "remedy": error.remedy})
-            else:
-                self.counts.texts_indexed += 1
+            for file in text_index.missing(self._store.root, snapshot):
+                if not go_on():
+                    self._due["rollups"] = 0.0
+                    return
+                try:
+                    text_index.build(self._store, file)
+                except FileDamaged as error:
+                    self.counts.failures += 1
+                    log.error("a file cannot be indexed", extra={"cause": error.message, "remedy": error.remedy})
+                else:
+                    self.counts.texts_indexed += 1
+        except Exception as error:
+            self.counts.failures += 1
+            log.exception("texts are not indexed; searches read more files", extra={"cause": str(error)})
 
     def _clean(self, go_on: Callable[[], bool]) -> None:
         """Hours past their retention, files of crashed commits, the history of versions nobody asks for in detail."""

@@ -25,6 +25,8 @@ def _post(number: int, text: str) -> Event:
 def test_side_files_follow_the_rolled_files(lake: Lake) -> None:
     later = events(5, start_us=START_US + 3 * HOUR_US, span_us=1_000_000)
     write(lake, [_post(1, "zeitgeist of today"), _post(2, "sourdough"), *later])
+    maintenance(lake, rollup_seconds=0.0, index_texts=False).run_once(threading.Event())
+    assert not (Path(lake.root) / text_index.FOLDER).exists()
     service = maintenance(lake, rollup_seconds=0.0)
     service.run_once(threading.Event())
     before = [file for file in lake.manifest.snapshot().files(POST) if file.kind == "rolled"]
@@ -41,3 +43,8 @@ def test_side_files_follow_the_rolled_files(lake: Lake) -> None:
     assert {file.sha256 for file in after} != {file.sha256 for file in before}
     assert _side_files(lake) == {file.sha256 for file in after}
     assert text_index.candidates(root, after, required("monkeypox"))
+
+    (root / text_index.FOLDER / "in-the-way").mkdir()
+    service.run_once(threading.Event())
+    assert service.counts.failures == 1
+    assert service.counts.runs == 3, "what goes wrong here stops nothing else"
