@@ -305,7 +305,8 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(LakeError)
     async def _lake(request: Request, error: LakeError) -> JSONResponse:
         if not isinstance(error, SnapshotExpired):
-            LOGGER.error("lake error", extra={"error": str(error), "path": request.url.path})
+            level = logging.WARNING if isinstance(error, ManifestUnavailable) else logging.ERROR
+            LOGGER.log(level, "lake error", extra={"error": str(error), "path": request.url.path})
         return problem_response(request, from_lake(error))
 
     @app.exception_handler(Exception)

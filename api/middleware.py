@@ -102,7 +102,8 @@ class RequestLayer:
                 )
                 self._duration.record(seconds, {"http.route": route, "http.response.status_code": status})
                 # The query string stays out: search terms are personal data of researchers.
-                LOGGER.info(
+                # One line per request at info level is the access layer's audit log.
+                LOGGER.debug(
                     "request",
                     extra={
                         "method": scope["method"],

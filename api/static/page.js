@@ -17,9 +17,16 @@ function element(tag, attributes, ...children) {
   return found;
 }
 
+// Where the service asks for a key, it is kept for this tab only and sent as a header, never in an address.
+function headers() {
+  const key = sessionStorage.getItem("key");
+  return key ? { Accept: "application/json", Authorization: `Bearer ${key}` } : { Accept: "application/json" };
+}
+
 async function get(path, signal) {
-  const answer = await fetch(path, { signal, headers: { Accept: "application/json" } });
+  const answer = await fetch(path, { signal, headers: headers() });
   const body = await answer.json();
+  if (answer.status === 401) document.getElementById("access").hidden = false;
   if (!answer.ok) throw new Error(body.detail || answer.statusText);
   return body;
 }
@@ -183,6 +190,14 @@ async function loadLake() {
   }
 }
 
+document.getElementById("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", event.target.elements.key.value.trim());
+  event.target.elements.key.value = "";
+  event.target.hidden = true;
+  start(query, false);
+  loadLake();
+});
 form.addEventListener("submit", (event) => { event.preventDefault(); start(readForm(), true); });
 document.getElementById("more").addEventListener("click", loadPage);
 document.getElementById("csv").addEventListener("click", saveCsv);
