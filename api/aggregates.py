@@ -112,9 +112,13 @@ class CountPlan:
     background: Scan | None = None
 
 
-def run_counts(session: Session, lake: Lake, plan: CountPlan) -> list[Bucket]:
-    """Every bucket of the range in order, also the empty ones."""
+def run_counts(session: Session, lake: Lake, plan: CountPlan, rolled: Mapping[int, int] | None = None) -> list[Bucket]:
+    """Every bucket of the range in order, also the empty ones. `rolled`: counts of hours that are not in `plan.scan`."""
     matching = _by_bucket(session, lake, plan, plan.scan, plan.selection)
+    for hour_us, count in (rolled or {}).items():
+        bucket = bucket_start(to_datetime(hour_us), plan.interval)
+        known, authors = matching.get(bucket, (0, 0))
+        matching[bucket] = (known + count, authors)
     background = None
     if plan.background is not None:
         background = _by_bucket(session, lake, plan, plan.background, _unfiltered(plan.selection))

@@ -53,6 +53,7 @@ class TotalRelation(StrEnum):
 
     EXACT = "exact"
     AT_LEAST = "at_least"
+    AT_MOST = "at_most"
     ESTIMATE = "estimate"
 
 

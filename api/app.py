@@ -24,6 +24,7 @@ from api.labels import service as labels
 from api.labels.config import folder as label_folder
 from api.middleware import RequestCounts, RequestLayer
 from api.relation import Lake
+from api.rollups import Rollups
 from api.routes import authors, counts, explain, graph, health, lab, page, posts, records, search, stats
 from api.routes import exports as export_routes
 from api.services import Services, make_export_lane, make_lanes
@@ -66,6 +67,7 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
         cursors=CursorCodec(load_secret(state / "cursor.key")),
         counts=RequestCounts(),
         throughput=Throughput(),
+        rollups=Rollups(state / "rollups.sqlite"),
     )
 
     @contextlib.asynccontextmanager

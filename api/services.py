@@ -16,6 +16,7 @@ from api.cursors import CursorCodec
 from api.engine import Engine, Session
 from api.middleware import RequestCounts
 from api.relation import Lake
+from api.rollups import Rollups
 from api.snapshots import SnapshotSource
 from api.throughput import Throughput
 
@@ -35,6 +36,7 @@ class Services:
     cursors: CursorCodec
     counts: RequestCounts
     throughput: Throughput
+    rollups: Rollups
     started: float = field(default_factory=time.time)
 
     async def query(
@@ -53,6 +55,7 @@ class Services:
         """Cancel what runs, wait for the workers, free the database and the manifest. Blocks for milliseconds."""
         self.runner.close()
         self.engine.close()
+        self.rollups.close()
         self.snapshots.close()
 
 

@@ -25,7 +25,7 @@ from api.aggregates import (
     run_groups,
     total_authors,
 )
-from api.answers import QUERY_PROBLEMS, Answer, Coverage, SinceInfo, SnapshotInfo, json_answer
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, SinceInfo, SnapshotInfo, TotalRelation, json_answer
 from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import Clock, PostQuery
@@ -34,6 +34,7 @@ from api.labels.service import labels_of
 from api.labels.sql import LabelColumn
 from api.parameters import known_parameters
 from api.posts_query import Selection
+from api.rollups import LEAST_US, language_of
 from api.routes.common import Planned, coverage_of, plan_posts, run_posts
 from api.services import Services, services
 from api.since import Since, run_since
@@ -50,6 +51,12 @@ class CountsQuery(PostQuery):
     )
     authors: bool = Field(False, description="Also count distinct authors.")
     share: bool = Field(False, description="Also count all posts of each bucket, and give the share that matches.")
+    rollups: bool = Field(
+        True,
+        description="Whether ranges of a week and more may be answered from counts of hours that were made before, where the "
+        "filter (none, or one language) and the interval (hour or wider) allow it. `source` says whether it was done; such "
+        "counts still hold what was removed within the last day.",
+    )
     resync: bool | None = Field(
         False,
         description="Rows of a repository's re-download, whose time is that of the download: left out unless asked for.",
@@ -71,7 +78,8 @@ class Counts(Answer):
 
     counts: list[CountBucket]
     total: int = Field(description="Sum of the counts.")
-    total_relation: str
+    total_relation: TotalRelation
+    source: str = Field(description="`files`, or `rollups` where counts of whole hours made before were used.")
     total_authors: int | None = Field(None, description="Distinct authors over the whole range.")
     interval: Interval
     clock: Clock
@@ -108,8 +116,17 @@ async def counts(
 
     since: Since | None = None
 
+    language = None
+    # A week has more minutes than an answer may have buckets: the interval is an hour at least.
+    if query.rollups and not (query.authors or query.share or query.as_of):
+        language = language_of(query) if end - start >= LEAST_US else None
+
     def work(session: Session, selection: Selection) -> tuple[list[Bucket], int | None]:
         nonlocal since
+        if language is not None:
+            found = here.rollups.counts(session, here.lake, planned.whole, selection.filters, language)
+            plan = CountPlan(found.rest, selection, interval, start, end, authors=False)
+            return run_counts(session, here.lake, plan, found.hours), None
         if planned.as_of is not None:
             since = run_since(session, here.lake, planned.whole, selection.filters)
         plan = CountPlan(
@@ -121,7 +138,8 @@ async def counts(
     body: dict[str, Any] = {
         "counts": [bucket.json() for bucket in buckets],
         "total": sum(bucket.count for bucket in buckets),
-        "total_relation": "exact",
+        "total_relation": TotalRelation.EXACT if language is None else TotalRelation.AT_MOST,
+        "source": "files" if language is None else "rollups",
         "total_authors": people,
         "interval": interval,
         "clock": query.clock,
