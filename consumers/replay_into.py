@@ -107,8 +107,11 @@ def _open(
         partition = TopicPartition(topic, number)
         end, position = reached.get(partition, 0), positions[partition]
         first = begin[number]
-        if position.next_offset == 0 and (first is None or first > 0):
-            start = end if first is None else min(first, end)
+        if first is None:
+            # Kafka also answers so after records were deleted while later ones are there: too much is read, never too little.
+            first = available[number][0]
+        if position.next_offset == 0 and first > 0:
+            start = min(first, end)
             target.seek(topic, number, start, position.epoch)
             position = positions[partition] = Position(start, position.epoch)
         if position.next_offset < min(end, available[number][0]):
