@@ -196,12 +196,13 @@ def _explain(
 def _from_text(leaf: Leaf, text: str, name: str) -> Any:
     if text == "" and type(None) in get_args(leaf.annotation):
         return None
-    if any(issubclass(kind, dict) for kind in _classes(leaf.annotation)) or text[:1] == "[":
+    is_list = any(issubclass(kind, tuple | list | set | frozenset) for kind in _classes(leaf.annotation))
+    if any(issubclass(kind, dict) for kind in _classes(leaf.annotation)) or (is_list and text[:1] == "["):
         try:
             return json.loads(text)
         except ValueError as error:
             raise SettingsError(f"{name}={text!r} is not JSON: {error}", "write a JSON object or list") from None
-    if any(issubclass(kind, tuple | list | set | frozenset) for kind in _classes(leaf.annotation)):
+    if is_list:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
