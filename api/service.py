@@ -19,6 +19,7 @@ from api.services import Services
 
 LOGGER = logging.getLogger("explorer.api")
 _POLL_SECONDS = 0.2
+_BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -57,6 +58,8 @@ class ApiService:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._config.host, self._config.port))
+            # From here on a connection waits for the server instead of being refused.
+            listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
             raise ServiceError(
