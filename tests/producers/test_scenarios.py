@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ SEPARATELY = {"rate", "v1-without-cursor", "refuse-400", "refuse-401", "refuse-t
 @pytest.fixture
 def broker(kafka_broker: KafkaSettings) -> Broker:
     return Broker(kafka_broker)
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Source, str]]:
+    """A simulator that has made its events and only serves them, shared by the tests of connections."""
+    source = Source(tmp_path_factory.mktemp("still"), max_events=EVENTS, rate=50_000)
+    with source.serve() as url:
+        wait_for(lambda: source.ledger.total() >= EVENTS, "the simulator")
+        yield source, url
 
 
 def names(point: Point) -> list[str]:
@@ -103,27 +113,26 @@ def test_every_kind_of_event(tmp_path: Path, broker: Broker, wire: str, compress
 
 @pytest.mark.parametrize("wire", ["v1", "v2"])
 @pytest.mark.parametrize("name", names(Point.FRAME))
-def test_trouble_on_the_connection(tmp_path: Path, broker: Broker, name: str, wire: str) -> None:
-    source = Source(tmp_path, max_events=EVENTS, rate=50_000)
-    with source.serve() as url:
-        wait_for(lambda: source.ledger.total() >= EVENTS, "the simulator")
-        arm(source, name, every=EVERY[Point.FRAME], count=2)
-        want = expected(source, wire)
-        rows = capture(source, url, broker, want, {"protocol": wire})
-        assert source.fired()[name]
+def test_trouble_on_the_connection(still: tuple[Source, str], broker: Broker, name: str, wire: str) -> None:
+    source, url = still
+    before = source.fired()[name]
+    arm(source, name, every=EVERY[Point.FRAME], count=2)
+    want = expected(source, wire)
+    rows = capture(source, url, broker, want, {"protocol": wire})
+    source.arm(name, off=1)
+    assert source.fired()[name] > before
     assert {row_identity(row) for row in rows} == want
     assert broker.gaps() == []
 
 
 @pytest.mark.parametrize("name", names(Point.UPGRADE))
-def test_trouble_at_the_upgrade(tmp_path: Path, broker: Broker, name: str) -> None:
-    source = Source(tmp_path, max_events=EVENTS, rate=50_000)
-    with source.serve() as url:
-        wait_for(lambda: source.ledger.total() >= EVENTS, "the simulator")
-        arm(source, name, count=2)
-        want = expected(source, "v2")
-        rows = capture(source, url, broker, want, {})
-        assert source.fired()[name]
+def test_trouble_at_the_upgrade(still: tuple[Source, str], broker: Broker, name: str) -> None:
+    source, url = still
+    arm(source, name, count=2)
+    want = expected(source, "v2")
+    rows = capture(source, url, broker, want, {})
+    source.arm(name, off=1)
+    assert source.fired()[name]
     assert {row_identity(row) for row in rows} == want
 
 
