@@ -231,7 +231,10 @@ def read_to_end(
     answer in that time.
     """
     deadline = time.monotonic() + timeout
-    consumer = make_consumer(READER_GROUP, enable_partition_eof=True, auto_offset_reset="earliest")
+    # The topic is small and read once: what there is is wanted at once.
+    consumer = make_consumer(
+        READER_GROUP, enable_partition_eof=True, auto_offset_reset="earliest", fetch_min_bytes=1, fetch_wait_max_ms=20
+    )
     try:
         try:
             metadata = consumer.list_topics(topic, timeout=timeout).topics[topic]

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
 from pipeline.kafka import KafkaSettings, make_admin, make_consumer, make_producer
 from pipeline.topics import apply_topics
@@ -76,18 +77,6 @@ def running(service: Any) -> Iterator[Running]:
     thread.join()
 
 
-def _end(consumer: Consumer, partition: TopicPartition) -> int:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return int(consumer.get_watermark_offsets(partition, 10)[1])
-        except KafkaException:
-            # A topic that was just created may not have its leader yet.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
 _PREPARED: set[str] = set()
 
 
@@ -124,7 +113,9 @@ class Broker:
 
     def records(self, *topics: str) -> list[tuple[str, bytes | None, bytes, int]]:
         """Topic, key, value and stamp in ms of what was written since the test began, tombstones left out."""
-        consumer = make_consumer(self.settings, "test-reader", enable_partition_eof=True)
+        consumer = make_consumer(
+            self.settings, "test-reader", enable_partition_eof=True, fetch_min_bytes=1, fetch_wait_max_ms=20
+        )
         unread = {place for place in self._start if place[0] in topics}
         found = []
         try:
@@ -173,15 +164,18 @@ class Broker:
         return [Gap.decode(split(value)[1]) for _, _, value, _ in self.records(GAP)]
 
     def _ends(self) -> dict[tuple[str, int], int]:
-        consumer: Consumer = make_consumer(self.settings, "ends")
-        try:
-            return {
-                (topic.name, partition): _end(consumer, TopicPartition(topic.name, partition))
-                for topic in TOPICS.values()
-                for partition in range(topic.partitions)
-            }
-        finally:
-            consumer.close()
+        places = [TopicPartition(topic.name, number) for topic in TOPICS.values() for number in range(topic.partitions)]
+        admin = make_admin(self.settings)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            asked = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=30)
+            try:
+                return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
+            except KafkaException:
+                # A topic that was just created may not have its leader yet.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _clear_cursors(self) -> None:
         latest = {
