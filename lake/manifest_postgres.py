@@ -98,6 +98,7 @@ class PostgresManifest(SqlManifest):
         try:
             cursor.execute("BEGIN")
             yield cursor
+            self._options.hook(CommitStep.MANIFEST_OPEN)
         except BaseException as error:
             self._roll_back(connection)
             if isinstance(error, psycopg.Error):
@@ -105,7 +106,6 @@ class PostgresManifest(SqlManifest):
                     f"The manifest {self.url} refused a change: {error}.", "Look at the PostgreSQL server and its log."
                 ) from error
             raise
-        self._options.hook(CommitStep.MANIFEST_OPEN)
         try:
             self._commit_transaction(cursor)
         except psycopg.Error as error:

@@ -92,6 +92,7 @@ class SqliteManifest(SqlManifest):
         self._execute_or_unavailable(cursor, "BEGIN IMMEDIATE")
         try:
             yield cursor
+            self._options.hook(CommitStep.MANIFEST_OPEN)
         except BaseException as error:
             # Also for a KeyboardInterrupt: a transaction left open would block every other writer.
             connection.rollback()
@@ -101,7 +102,6 @@ class SqliteManifest(SqlManifest):
                     "Look for a full disk or wrong permissions.",
                 ) from error
             raise
-        self._options.hook(CommitStep.MANIFEST_OPEN)
         try:
             self._commit_transaction(cursor)
         except sqlite3.OperationalError as error:

@@ -1,0 +1,426 @@
+"""A model of the lake and the rules that work on both; `test_lake_machine` runs it on each manifest.
+
+The model is a log of messages per partition and a fold in plain Python. After every rule the lake, read with nothing but
+pyarrow and the manifest's file list, has to equal it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import HOUR, POST, START, Writer, account_row, commit_row, did, lake_rows, sync_row, tid
+
+from lake.erase import erase
+from lake.errors import CommitRefused
+from lake.fold import content_columns, current, read_endings
+from lake.manifest import TopicPartition, open_manifest
+from lake.rebuild import rebuild
+from lake.replay import Staging, plan_replay, replace
+from lake.retire import remove_orphans, unlink_retired
+from lake.roll import roll_hour
+from lake.steps import CommitStep
+from lake.store import LakeStore
+from lake.verify import verify
+from schemas.identity import row_identity
+from schemas.topics import TABLE_TOPICS
+
+NEVER = 1 << 62
+TABLES = (POST, "account", "sync")
+PARTITIONS = (0, 1)
+Event = dict[str, Any]
+
+HOURS = st.integers(0, 2)
+MINUTES = st.integers(0, 50)
+ACCOUNTS = st.integers(0, 5)
+KEYS = st.integers(0, 2)
+ORDINALS = st.sampled_from([1, 1, 2])
+INGEST_STEPS = (
+    CommitStep.BATCH_READY,
+    CommitStep.FILE_WRITTEN,
+    CommitStep.FILE_RENAMED,
+    CommitStep.FILES_DURABLE,
+    CommitStep.MANIFEST_OPEN,
+    CommitStep.MANIFEST_COMMITTED,
+)
+SWAP_STEPS = (
+    CommitStep.FILE_WRITTEN,
+    CommitStep.FILE_RENAMED,
+    CommitStep.SWAP_FILES_DURABLE,
+    CommitStep.MANIFEST_OPEN,
+    CommitStep.SWAP_COMMITTED,
+    CommitStep.FILE_UNLINKED,
+)
+
+
+class Killed(BaseException):
+    """Ends the work of a process without letting it clean up."""
+
+
+class MortalStore(LakeStore):
+    """A store whose process may be dead: then nothing is removed any more."""
+
+    dead = False
+
+    def unlink(self, paths: Any) -> list[str]:
+        return [] if self.dead else super().unlink(paths)
+
+
+class LakeMachine(RuleBasedStateMachine):
+    """Deliver, redeliver, rebalance, crash, lose answers, roll, erase, replay, rebuild, restart, in any order."""
+
+    new_manifest_url: Callable[[], str]
+    fired: set[str]
+
+    @initialize()
+    def begin(self) -> None:
+        self.crash: tuple[CommitStep, int] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="lake-machine-"))
+        self.store = MortalStore(self.folder / "lake")
+        self.manifest = open_manifest(type(self).new_manifest_url(), create=True, hook=self.hook)
+        self.log: dict[tuple[str, int], list[Event]] = {(t, p): [] for t in TABLES for p in PARTITIONS}
+        self.writers = {p: Writer(self.store, self.manifest, p, f"w{p}") for p in PARTITIONS}
+        self.zombies: list[Writer] = []
+        self.sent: list[tuple[str, Event]] = []
+        self.settled = True
+        self.ticks = 0
+        for who in range(6):
+            self.write_record(who, who % 3, who % 2, who, "create")
+        self.change_account(5, 0, 30, "suspended")
+        for partition in PARTITIONS:
+            self.ingest(partition, 2, None, 1)
+
+    def teardown(self) -> None:
+        if hasattr(self, "manifest"):
+            self.manifest.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- what happens on the network --------------------------------------------------------------------------------
+
+    def send(self, table: str, event: Event) -> None:
+        """Appends to the partition of the account, as Kafka does."""
+        who = next(number for number in range(6) if did(number) == event["did"])
+        self.log[table, who % len(PARTITIONS)].append(event)
+        self.sent.append((table, event))
+
+    def moment(self, hour: int, minute: int) -> int:
+        # No two events at the same microsecond: revs differ, as in a repository.
+        self.ticks += 1
+        return START + hour * HOUR + minute * 60_000_000 + self.ticks
+
+    @rule(who=ACCOUNTS, key=KEYS, hour=HOURS, minute=MINUTES, operation=st.sampled_from(["create", "update", "delete"]))
+    def write_record(self, who: int, key: int, hour: int, minute: int, operation: str) -> None:
+        at = self.moment(hour, minute)
+        text = {} if operation == "delete" else {"text": f"content-{at}-end"}
+        self.send(POST, commit_row(POST, who, at, operation, START + key, **text))
+
+    @rule(who=ACCOUNTS, hour=HOURS, minute=MINUTES, status=st.sampled_from(["deleted", "suspended", None]))
+    def change_account(self, who: int, hour: int, minute: int, status: str | None) -> None:
+        self.send("account", account_row(who, self.moment(hour, minute), status, active=status is None))
+
+    @rule(who=ACCOUNTS, hour=HOURS, minute=MINUTES)
+    def sync(self, who: int, hour: int, minute: int) -> None:
+        at = self.moment(hour, minute)
+        self.send("sync", sync_row(who, at))
+        self.send(
+            POST, commit_row(POST, who, at + 1, text=f"content-{at}-end", resync=True, key_us=START, rev=tid(at, who))
+        )
+
+    @precondition(lambda self: self.sent)
+    @rule(choice=st.randoms(use_true_random=False), later=st.booleans())
+    def redeliver(self, choice: Any, later: bool) -> None:
+        """The same event again: as it was, or witnessed by another host up to an hour later."""
+        table, event = choice.choice(self.sent)
+        if later and table != "account":
+            moved = event["time_us"] + choice.randrange(HOUR)
+            event = event | {
+                "time_us": min(moved, event["time_us"] // HOUR * HOUR + 2 * HOUR - 1),
+                "source_host": "other",
+            }
+        self.send(table, event)
+
+    # --- what the processes do --------------------------------------------------------------------------------------
+
+    def hook(self, step: CommitStep) -> None:
+        if self.crash is not None and step is self.crash[0]:
+            self.crash = (step, self.crash[1] - 1)
+            if self.crash[1] == 0:
+                self.fired.add(step.value)
+                self.store.dead = True
+                raise Killed
+
+    def survive(self, step: CommitStep | None, work: Callable[[], Any], ordinal: int = 1) -> bool:
+        """Does `work` in a process that may be killed; whether it ended by itself."""
+        self.crash = None if step is None else (step, ordinal)
+        try:
+            work()
+        except Killed:
+            return False
+        finally:
+            self.crash = None
+            self.store.dead = False
+        return True
+
+    def restart(self, partition: int) -> None:
+        self.writers[partition] = Writer(self.store, self.manifest, partition, f"w{partition}")
+
+    def next_batch(self, writer: Writer, most: int) -> dict[str, list[Event]]:
+        found = {}
+        for table in TABLES:
+            at = writer.positions[TopicPartition(TABLE_TOPICS[table], writer.partition)].next_offset
+            events = self.log[table, writer.partition][at : at + most]
+            if events:
+                found[table] = events
+        return found
+
+    @rule(
+        partition=st.sampled_from(PARTITIONS),
+        most=st.integers(1, 6),
+        step=st.sampled_from((None, None, *INGEST_STEPS)),
+        ordinal=ORDINALS,
+    )
+    def ingest(self, partition: int, most: int, step: CommitStep | None, ordinal: int) -> None:
+        writer = self.writers[partition]
+        batch = self.next_batch(writer, most)
+        if batch:
+            self.settled = False
+            if not self.survive(step, lambda: writer.write(self.hook, **batch), ordinal):
+                self.restart(partition)
+
+    @rule(partition=st.sampled_from(PARTITIONS), applied=st.booleans())
+    def lose_the_answer(self, partition: int, applied: bool) -> None:
+        writer = self.writers[partition]
+        batch = self.next_batch(writer, 3)
+        if not batch:
+            return
+        self.settled = False
+        original = self.manifest._commit_transaction  # type: ignore[attr-defined]
+
+        def lose(cursor: Any) -> None:
+            self.manifest._commit_transaction = original  # type: ignore[attr-defined]
+            self.fired.add(f"answer-lost-{applied}")
+            original(cursor) if applied else cursor.execute("ROLLBACK")
+            raise type(self).connection_error
+
+        self.manifest._commit_transaction = lose  # type: ignore[attr-defined]
+        writer.write(**batch)
+
+    connection_error: BaseException
+
+    @rule(partition=st.sampled_from(PARTITIONS))
+    def rebalance(self, partition: int) -> None:
+        """Another process takes the partition; the old one does not know yet."""
+        self.zombies.append(self.writers[partition])
+        self.restart(partition)
+
+    @precondition(lambda self: self.zombies)
+    @rule()
+    def zombie_commits(self) -> None:
+        zombie = self.zombies.pop()
+        batch = self.next_batch(zombie, 4)
+        if batch:
+            try:
+                zombie.write(**batch)
+            except CommitRefused:
+                self.fired.add("zombie-refused")
+            else:
+                raise AssertionError("a zombie committed")
+
+    @rule(
+        table=st.sampled_from(TABLES),
+        hour=st.integers(0, 4),
+        kind=st.sampled_from(["small", "rolled"]),
+        step=st.sampled_from((None, *SWAP_STEPS)),
+    )
+    def roll(self, table: str, hour: int, kind: Any, step: CommitStep | None) -> None:
+        self.survive(
+            step,
+            lambda: roll_hour(
+                self.store, self.manifest, table, START + hour * HOUR, kind=kind, max_rows=3, hook=self.hook
+            ),
+        )
+
+    @rule(step=st.sampled_from((None, *SWAP_STEPS)), ordinal=ORDINALS, files=st.none() | st.integers(0, 3))
+    def erase(self, step: CommitStep | None, ordinal: int, files: int | None) -> None:
+        left = iter(range(files)) if files is not None else None
+        self.survive(
+            step,
+            lambda: erase(
+                self.store,
+                self.manifest,
+                workers=1,
+                go_on=lambda: left is None or next(left, None) is not None,
+                hook=self.hook,
+            ),
+            ordinal,
+        )
+
+    @rule()
+    def settle(self) -> None:
+        """A whole maintenance run: what has ended is gone from the files then."""
+        for table in self.manifest.snapshot().tables():
+            for hour in sorted({file.hour_us for file in self.manifest.snapshot().files(table)}):
+                roll_hour(self.store, self.manifest, table, hour)
+        assert erase(self.store, self.manifest).complete
+        self.settled = True
+
+    @rule(hour=st.integers(0, 3), step=st.sampled_from((None, *SWAP_STEPS)), dry=st.booleans())
+    def replay(self, hour: int, step: CommitStep | None, dry: bool) -> None:
+        plan = plan_replay(self.manifest, POST, START + hour * HOUR, START + (hour + 1) * HOUR)
+        if not plan.hours:
+            return
+        staging = Staging(self.store, plan)
+        for part in plan.ranges:
+            events = self.log[POST, part.partition][part.first : part.end]
+            staging.add(lake_rows(POST, events, part.partition, part.first), {part.partition: part.end})
+        if not dry:
+            self.settled = False
+        self.survive(step, lambda: replace(self.store, self.manifest, staging, dry_run=dry, hook=self.hook))
+        staging.discard()
+
+    @rule(step=st.sampled_from((None, CommitStep.FILE_UNLINKED)))
+    def unlink(self, step: CommitStep | None) -> None:
+        self.survive(step, lambda: unlink_retired(self.store, self.manifest, NEVER, hook=self.hook))
+
+    @rule()
+    def clean_up(self) -> None:
+        remove_orphans(self.store, self.manifest, NEVER)
+
+    @rule()
+    def lose_the_manifest(self) -> None:
+        """Rebuilt from the files, the lake holds the same rows, and goes on where it was or re-reads what it has."""
+        before = self.lake()
+        self.manifest.close()
+        self.manifest = open_manifest(type(self).new_manifest_url(), create=True, hook=self.hook)
+        rebuild(self.store, self.manifest)
+        self.fired.add("rebuilt")
+        assert {k: v for k, v in self.lake().items() if k in before} == before
+        self.zombies.clear()
+        self.settled = False
+        for partition in PARTITIONS:
+            self.restart(partition)
+
+    # --- what must hold ---------------------------------------------------------------------------------------------
+
+    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+        for file in self.manifest.snapshot().files(table):
+            read = pq.read_table(self.folder / "lake" / file.path, partitioning=None)
+            assert read.num_rows == file.rows
+            yield from read.to_pylist()
+
+    def lake(self) -> dict[tuple[str, ...], str | None]:
+        """Identity → text, and the proof that no identity is there twice."""
+        found = {}
+        for table in TABLES:
+            for row in self.rows(table):
+                row |= {
+                    "rkey": str(row.get("rkey_tid")),
+                    "rev": str(row.get("rev_tid")),
+                    "relay_seq": row.get("relay_seq"),
+                    "relay_time": row.get("relay_time"),
+                }
+                identity = row_identity(row)
+                assert identity not in found, f"{identity} is in the lake twice"
+                found[identity] = row.get("text")
+        return found
+
+    def consumed(self) -> dict[tuple[str, ...], Event]:
+        """Identity → the event as first consumed, by the manifest's offsets."""
+        offsets = {key: position.next_offset for key, position in self.manifest.offsets().items()}
+        found: dict[tuple[str, ...], Event] = {}
+        for (table, partition), events in self.log.items():
+            for event in events[: offsets.get(TopicPartition(TABLE_TOPICS[table], partition), 0)]:
+                row = {
+                    "relay_seq": None,
+                    "relay_time": None,
+                    "rkey": None,
+                    "rev": None,
+                    "operation": None,
+                    "collection": None,
+                }
+                row |= event
+                row["rkey"], row["rev"] = _number(row["rkey"]), _number(row["rev"])
+                found.setdefault(row_identity(row), event)
+        return found
+
+    @invariant()
+    def every_consumed_event_is_there_once(self) -> None:
+        if hasattr(self, "manifest"):
+            assert self.lake().keys() == self.consumed().keys()
+
+    @invariant()
+    def answers_are_current(self) -> None:
+        if not hasattr(self, "manifest"):
+            return
+        snapshot = self.manifest.snapshot()
+        files = snapshot.files(POST)
+        shown: list[str] = []
+        if files:
+            since = min(file.since_us for file in files)
+            rows = pa.concat_tables([self.store.read(file.path) for file in files])
+            shown = current(rows, read_endings(self.store, snapshot, POST, since)).column("text").to_pylist()
+        assert sorted(shown) == sorted(self.expected())
+
+    @invariant()
+    def what_was_erased_left_no_byte(self) -> None:
+        if not hasattr(self, "manifest") or not self.settled:
+            return
+        alive = set(self.expected())
+        for row in self.rows(POST):
+            if row["operation"] != "delete" and row["text"] not in alive:
+                assert row["erased"], row
+                assert all(row[name] is None for name in content_columns(POST))
+
+    @invariant()
+    def the_books_close(self) -> None:
+        if hasattr(self, "manifest"):
+            assert [hour for hour in self.manifest.reconciliation(0, NEVER) if not hour.closes] == []
+            assert verify(self.store, self.manifest, strays_older_than_us=0).findings == ()
+
+    def expected(self) -> list[str]:
+        """The texts of all current posts, folded one event at a time."""
+        events = list(self.consumed().values())
+        posts = [event for event in events if event["kind"] == "commit"]
+        return [
+            post["text"]
+            for post in posts
+            if post["operation"] != "delete"
+            and not any(_replaces(other, post) for other in posts)
+            and not any(_purges(event, post) for event in events)
+        ]
+
+
+def _number(text: str | None) -> str | None:
+    if text is None:
+        return "None"
+    value = 0
+    for character in text:
+        value = value * 32 + "234567abcdefghijklmnopqrstuvwxyz".index(character)
+    return str(value)
+
+
+def _replaces(other: Event, post: Event) -> bool:
+    same = (other["did"], other["rkey"]) == (post["did"], post["rkey"])
+    ends = other["operation"] in ("update", "delete") or other["resync"]
+    return bool(same and ends and other["rev"] > post["rev"])
+
+
+def _purges(event: Event, post: Event) -> bool:
+    if event["did"] != post["did"]:
+        return False
+    if event["kind"] == "account":
+        return event["status"] == "deleted" and bool(post["time_us"] <= event["time_us"])
+    return event["kind"] == "sync" and bool(post["rev"] < event["rev"])
+
+
+def url_maker(folder: Path) -> Callable[[], str]:
+    """URLs of ever new SQLite manifests."""
+    numbers = iter(range(1 << 30))
+    return lambda: str(folder / f"manifest-{next(numbers)}.db")
