@@ -52,6 +52,9 @@ _NOT_MENDED_BY_WAITING: Final = {
 }
 
 
+ANY_PARTITION: Final = -1
+"""Lets the client's partitioner choose by key."""
+
 READER_GROUP: Final = "explorer-producer-reader"
 """Never commits anything; the client library wants a name."""
 
@@ -68,7 +71,7 @@ class StoredRecord(NamedTuple):
 class KafkaProducer(Protocol):
     """What is used of a Kafka client."""
 
-    def produce(self, topic: str, value: bytes, key: str | bytes, **options: Any) -> None: ...
+    def produce(self, topic: str, value: bytes, key: str | bytes, *options: Any, **named: Any) -> None: ...
     def poll(self, timeout: float) -> int: ...
     def flush(self, timeout: float) -> int: ...
     def purge(self) -> None: ...
