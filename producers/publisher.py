@@ -134,10 +134,6 @@ class Publisher:
 
         return batch, delivered
 
-    def framed(self, topic: str, body: bytes) -> bytes:
-        """The Kafka value for a bare Avro body."""
-        return self.headers[topic] + body
-
     def put_aside(self, topic: str, key: str, body: bytes, on_delivery: Delivered | None = None) -> None:
         """Produce one record outside the event path (cursor, gap, dead letter), framed here. Raises BufferError when full."""
         self.produce(topic, self.headers[topic] + body, key, on_delivery=on_delivery or self._noted)
