@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +113,15 @@ class Staging:
     def add(self, rows: pa.Table, positions: Mapping[int, int]) -> None:
         """Stages lake rows and remembers how far reading went. Rows of hours that are not in the plan are left out."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        number = sum(positions.values())
+        # A name of its own: two pieces may reach the same offsets in different partitions, and a piece staged twice after
+        # a crash is told by its offsets.
+        name = uuid.uuid4().hex
         times = np.asarray(rows.column("time").cast(pa.int64()))
         hours = times - times % HOUR_US
         for hour in np.unique(hours).tolist():
             if hour in self.plan.hours:
                 part = rows.filter(pa.array(hours == hour))
-                pq.write_table(part, self._folder / f"{hour}-{number}.parquet", compression="zstd", compression_level=1)
+                pq.write_table(part, self._folder / f"{hour}-{name}.parquet", compression="zstd", compression_level=1)
         temporary = self._progress.with_suffix(".tmp")
         temporary.write_text(json.dumps({"next": {str(k): v for k, v in (self.positions() | dict(positions)).items()}}))
         temporary.rename(self._progress)
@@ -126,7 +129,6 @@ class Staging:
 
     def rows(self, hour_us: int, schema: pa.Schema) -> pa.Table:
         """The staged rows of an hour, each message once."""
-        # In the order of names: after a crash a piece may have been staged twice, under the same or another name.
         files = sorted(self._folder.glob(f"{hour_us}-*.parquet"))
         rows = pa.concat_tables([schema.empty_table(), *(pq.read_table(file).cast(schema) for file in files)])
         return _distinct(rows)
@@ -201,8 +203,11 @@ class _Known:
         self._hours[hour_us] = hashes[keep]
         return rows.filter(pa.array(keep))
 
-    def add(self, hour_us: int, hashes: Hashes) -> None:
-        self._hours.setdefault(hour_us, hashes)
+    def has(self, hour_us: int) -> bool:
+        return hour_us in self._hours
+
+    def add(self, hour_us: int, parts: Sequence[Hashes]) -> None:
+        self._hours[hour_us] = np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +228,9 @@ def _build_hour(
     table = staging.plan.table
     before = pa.concat_tables([lake_schema(table).empty_table(), *(store.read(file.path) for file in inputs)])
     for near in (hour_us - HOUR_US, hour_us + HOUR_US):
-        if near not in staging.plan.hours:
-            for file in snapshot.files(table, near, near + HOUR_US):
-                known.add(near, identity_hashes(table, store.read(file.path)))
+        if near not in staging.plan.hours and not known.has(near):
+            files = snapshot.files(table, near, near + HOUR_US)
+            known.add(near, [identity_hashes(table, store.read(file.path)) for file in files])
     other = before.filter(pa.array(~_in_ranges(before, staging.plan.ranges)))
     # Rows read before come first: where a message was repeated, the copy that readers saw stays.
     staged = staging.rows(hour_us, before.schema)

@@ -152,3 +152,31 @@ def test_an_hour_that_had_no_rows_at_all(store: LakeStore, manifest: Manifest, w
     done = replace(store, manifest, staging, dead_letters={START + 5 * HOUR: -1})
     assert [(hour.before, hour.after) for hour in done.hours] == [(2, 2), (0, 1)]
     assert texts(store, manifest) == ["old 0", "old 1", "readable now"]
+
+
+def test_partitions_that_reach_the_same_offset_are_both_staged(store: LakeStore, manifest: Manifest) -> None:
+    writers = [Writer(store, manifest, partition, f"w{partition}") for partition in (0, 1)]
+    events = [[commit_row(POST, 10 * part + n, START + n, text=f"{part} {n}") for n in range(2)] for part in (0, 1)]
+    for part, one in enumerate(writers):
+        one.write(post=events[part])
+    staging = Staging(store, plan_replay(manifest, POST, START, START + HOUR))
+    for part in (0, 1):
+        staging.add(lake_rows(POST, events[part], part, 0), {part: 2})
+    replace(store, manifest, staging)
+    assert texts(store, manifest) == ["0 0", "0 1", "1 0", "1 1"]
+
+
+def test_repeats_of_every_file_of_the_next_hour_are_dropped(
+    store: LakeStore, manifest: Manifest, writer: Writer
+) -> None:
+    """The replay finds rows in hour 0 whose other copies lie in two files of hour 1, which is not replayed."""
+    first, second = (commit_row(POST, who, START + HOUR + who, text=f"kept {who}") for who in (1, 2))
+    writer.write(post=[commit_row(POST, 0, START, text="hour 0")])
+    writer.write(post=[first])
+    writer.write(post=[second])
+    plan = dataclasses.replace(plan_replay(manifest, POST, START, START + HOUR), ranges=(Range(0, 0, 3),))
+    staging = Staging(store, plan)
+    copies = [first | {"time_us": START + 5}, second | {"time_us": START + 6}]
+    staging.add(lake_rows(POST, [commit_row(POST, 0, START, text="hour 0"), *copies], 0, 0), {0: 3})
+    replace(store, manifest, staging)
+    assert texts(store, manifest) == ["hour 0", "kept 1", "kept 2"]
