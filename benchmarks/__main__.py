@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("calibration", "producer", "writer", "lake", "end_to_end", "api")
+ORDER = ("calibration", "producer", "producer_outage", "writer", "lake", "end_to_end", "api")
 LIMIT_SECONDS = 1800
 LIBRARIES = ("confluent-kafka", "duckdb", "msgspec", "polars", "pyarrow", "websockets")
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from lake.steps import CommitStep
 
 _APPLICATION_ID = 0x424C414B
 """Marks the file as ours in SQLite's header ("BLAK")."""
+_LOOK_PAUSE_S = 0.05
 
 
 class SqliteManifest(SqlManifest):
@@ -170,17 +172,29 @@ class SqliteManifest(SqlManifest):
             ) from error
         return connection
 
-    def _migrate(self) -> None:
+    def _look(self) -> tuple[int, int, int]:
+        """Number of objects, application id and schema version; the objects first, for they come with the other two."""
         connection = self._connection()
         try:
+            objects = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             application_id = connection.execute("PRAGMA application_id").fetchone()[0]
             found = connection.execute("PRAGMA user_version").fetchone()[0]
-            objects = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         except sqlite3.DatabaseError as error:
             raise ManifestUnavailable(
                 f"The manifest {self._path} is not a readable SQLite file: {error}.",
                 "Move it away and run `post-explorer lake rebuild`.",
             ) from error
+        return objects, application_id, found
+
+    def _migrate(self) -> None:
+        connection = self._connection()
+        objects, application_id, found = self._look()
+        if self._options.read_only:
+            # The writer makes the file first and its tables in one transaction after it.
+            deadline = time.monotonic() + self._options.busy_timeout_s
+            while not objects and time.monotonic() < deadline:
+                time.sleep(_LOOK_PAUSE_S)
+                objects, application_id, found = self._look()
         if objects and application_id != _APPLICATION_ID:
             raise ManifestVersionError(
                 f"{self._path} is a SQLite file of something else.", "Correct EXPLORER_MANIFEST."

@@ -59,8 +59,9 @@ def kinds(report_drifts: object) -> list[DriftKind]:
 
 
 def test_every_declared_topic_is_created_as_declared_and_stays(admin: AdminClient) -> None:
+    there = read_topics(admin).keys() & TOPICS.keys()  # other tests of the session may have made some
     before, after = apply_topics(admin)
-    assert len(before.drifts) == len(TOPICS)
+    assert len(before.drifts) >= len(TOPICS) - len(there)
     assert after.agrees
     assert after.unknown_settings == ()
     found = read_topics(admin)

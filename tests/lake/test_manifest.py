@@ -438,3 +438,20 @@ def test_a_closed_manifest_says_so(tmp_path: Path) -> None:
 def test_spans_of_one_partition_become_one() -> None:
     spans = [Span("t", 1, 5, 9, 3), Span("t", 0, 0, 4, 5), Span("t", 1, 20, 29, 10)]
     assert coalesce_spans(spans) == (Span("t", 0, 0, 4, 5), Span("t", 1, 5, 29, 13))
+
+
+def test_a_reader_waits_for_a_manifest_that_is_being_made(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.sqlite"
+    path.touch()
+    maker = threading.Timer(0.3, lambda: open_manifest(str(path), create=True).close())
+    maker.start()
+    try:
+        reader = open_manifest(str(path), read_only=True)
+        assert reader.snapshot().tables() == []
+        reader.close()
+    finally:
+        maker.join()
+    path.unlink()
+    path.touch()
+    with pytest.raises(ManifestVersionError, match="version 0"):
+        open_manifest(str(path), read_only=True, busy_timeout_s=0.1)

@@ -77,6 +77,7 @@ class CountsQuery(Filters, total=False):
     interval: Literal["minute", "hour", "day", "week", "month"]
     authors: bool
     share: bool
+    rollups: bool
 
 
 class AggregateQuery(Filters, total=False):
