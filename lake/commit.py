@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.errors import CommitOutcomeUnknown, CommitRefused, ManifestUnavailable
+from lake.file_writer import WrittenFile
 from lake.manifest import HOUR_US, Advance, Commit, Gap, HourCount, Manifest, NewFile, Span
 from lake.steps import CommitStep, Hook, no_hook
-from lake.store import LakeStore, WrittenFile
+from lake.store import LakeStore
 
 _LOOK_UPS = 5
 _TID_CLOCK_BITS = 10

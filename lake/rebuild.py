@@ -19,8 +19,9 @@ from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import EDIT, ERASED
 from lake.errors import FileDamaged, LakeError
 from lake.manifest import Advance, Commit, HourCount, Manifest, NewFile, TopicPartition
+from lake.paths import parse_path, sha256_of
 from lake.roll import change_id
-from lake.store import LakeStore, footer_of, parse_path, sha256_of
+from lake.store import LakeStore, footer_of
 from schemas.topics import TABLE_TOPICS
 
 

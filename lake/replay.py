@@ -28,9 +28,10 @@ from lake.errors import CommitRefused
 from lake.fold import blank, erasable, read_endings
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
 from lake.merge import Merge, merged_footer, row_groups
+from lake.paths import sync_folder
 from lake.roll import change_id
 from lake.steps import CommitStep, Hook, no_hook
-from lake.store import LakeStore, sync_folder
+from lake.store import LakeStore
 from schemas.topics import TABLE_TOPICS
 
 _STAGING: Final = ".replay"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from lake.manifest import HOUR_US, Manifest, Swap
+from lake.paths import parse_path
 from lake.roll import change_id
 from lake.steps import CommitStep, Hook, no_hook
-from lake.store import LakeStore, parse_path
+from lake.store import LakeStore
 from schemas.topics import TABLE_TOPICS
 
 _BATCH: Final = 200

@@ -1,78 +1,33 @@
 """Files of the lake on a local file system: written durably under a temporary name, then renamed into place.
 
-Folders are `<table>/date=YYYY-MM-DD/hour=HH/` below the root (event time, UTC), readable by any engine that knows Hive
-partitions. A file that lies there is not in the lake before the manifest says so.
+A file that lies in one of the folders (see `lake.paths`) is not in the lake before the manifest says so.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lake.convert import EDIT, ERASED, lake_schema
+from lake.convert import lake_schema
 from lake.dictionaries import dictionary_columns, merge_schema
 from lake.errors import DiskFull, FileDamaged, LakeError
-from lake.layout import Compression, row_group_rows, writer_options
-from lake.manifest import HOUR_US, FileKind
+from lake.file_writer import FOOTER_KEY, FileWriter, WrittenFile
+from lake.layout import Compression, writer_options
+from lake.manifest import FileKind
+from lake.paths import folder_of, make_folder, parse_path, sync_folder
 from lake.steps import CommitStep, Hook, no_hook
-from schemas.tables import TABLE_VERSION
-
-FOOTER_KEY: Final = b"explorer"
-"""Key of our JSON in a Parquet file's key-value metadata; `lake.rebuild` reads it."""
 
 _TEMPORARY: Final = ".tmp"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,120}")
-_OUR_PATH: Final = re.compile(
-    r"(?P<table>[A-Za-z][A-Za-z0-9.-]*)/date=(?P<date>\d{4}-\d{2}-\d{2})/hour=(?P<hour>\d{2})/"
-    r"(?P<kind>small|rolled)-[a-z0-9-]+\.parquet"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenFile:
-    """A durable file; both times are 0 if it has no rows. erased: rows without their content."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-    min_time_us: int
-    max_time_us: int
-    erased: int
-
-
-def folder_of(table: str, hour_us: int) -> str:
-    """The folder of a table's hour, relative to the root."""
-    hour = datetime.fromtimestamp(hour_us // 1_000_000, UTC)
-    return f"{table}/date={hour:%Y-%m-%d}/hour={hour:%H}"
-
-
-def parse_path(path: str) -> tuple[str, int, FileKind] | None:
-    """(table, hour, kind) of a path that this room could have written; None for a foreign one."""
-    match = _OUR_PATH.fullmatch(path)
-    if match is None:
-        return None
-    try:
-        day = datetime.strptime(match["date"], "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    if int(match["hour"]) > 23:
-        return None
-    hour_us = int(day.timestamp()) * 1_000_000 + int(match["hour"]) * HOUR_US
-    return match["table"], hour_us, "rolled" if match["kind"] == "rolled" else "small"
 
 
 class LakeStore:
@@ -132,8 +87,8 @@ class LakeStore:
         writer: FileWriter | None = None
         try:
             with _disk_errors(final):
-                _make_folder(temporary.parent, self.root)
-                _make_folder(final.parent, self.root)
+                make_folder(temporary.parent, self.root)
+                make_folder(final.parent, self.root)
                 options = writer_options(table, kind, self.compression, rows, rewritten=rewritten)
                 writer = FileWriter(path, temporary, table, hour_us, kind, options)
                 yield writer
@@ -232,121 +187,6 @@ class LakeStore:
             folder = folder.parent
 
 
-class FileWriter:
-    """One Parquet file being written; made by `LakeStore.writer`. `footer` may be filled until the block ends."""
-
-    def __init__(
-        self, path: str, temporary: Path, table: str, hour_us: int, kind: FileKind, options: dict[str, Any]
-    ) -> None:
-        self.path = path
-        self.footer: dict[str, Any] = {
-            "table": table,
-            "table_version": TABLE_VERSION,
-            "hour_us": hour_us,
-            "kind": kind,
-        }
-        self._kind = kind
-        self._schema = lake_schema(table)
-        self._sink = _HashingFile(temporary.open("wb"))
-        self._options = options
-        self._parquet: pq.ParquetWriter | None = None
-        self._rows = 0
-        self._min = 1 << 62
-        self._max = -(1 << 62)
-        self._erased = 0
-
-    def write(self, rows: pa.Table) -> None:
-        """Appends rows in the given order, as `lake_schema` or as `merge_schema`, but always the same."""
-        if self._parquet is None:
-            # Without Arrow's own schema in the footer: it costs kilobytes and would tell readers about our dictionaries.
-            self._parquet = pq.ParquetWriter(self._sink, rows.schema, store_schema=False, **self._options)
-        if rows.num_rows == 0:
-            return
-        limits = pc.min_max(rows.column("time").cast(pa.int64()))
-        self._min = min(self._min, limits["min"].as_py())
-        self._max = max(self._max, limits["max"].as_py())
-        self._rows += rows.num_rows
-        self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED).cast(pa.string()), EDIT)).as_py() or 0)
-        self._parquet.write_table(rows, row_group_size=row_group_rows(self._kind))
-
-    def finish(self) -> None:
-        """Writes the footer."""
-        if self._parquet is None:
-            self.write(self._schema.empty_table())
-        assert self._parquet is not None
-        self._parquet.add_key_value_metadata({FOOTER_KEY: json.dumps(self.footer, separators=(",", ":")).encode()})
-        self._parquet.close()
-
-    def sync(self) -> None:
-        """Returns when the bytes are on the disk."""
-        self._sink.sync()
-
-    def abandon(self) -> None:
-        """Frees the descriptor of a file that is not wanted."""
-        self._sink.discard()
-
-    def result(self) -> WrittenFile:
-        """Facts about the finished file."""
-        return WrittenFile(
-            self.path,
-            self._rows,
-            self._sink.written,
-            self._sink.hexdigest(),
-            self._min if self._rows else 0,
-            self._max if self._rows else 0,
-            self._erased,
-        )
-
-
-class _HashingFile:
-    """A write-only file that digests what passes through; pyarrow calls write, flush, tell and close."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.written = 0
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        with memoryview(data) as view:
-            self._digest.update(view)
-            self._file.write(view)
-            self.written += view.nbytes
-            return view.nbytes
-
-    def tell(self) -> int:
-        return self.written
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.flush()
-        self.closed = True
-
-    def readable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def discard(self) -> None:
-        # A second flush of a full disk would raise again; the bytes are not wanted.
-        with suppress(OSError):
-            self._file.close()
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
 def read_columns(
     file: pq.ParquetFile, path: str, columns: list[str] | None = None, schema: pa.Schema | None = None
 ) -> pa.Table:
@@ -372,33 +212,6 @@ def footer_of(file: pq.ParquetFile) -> dict[str, Any]:
     metadata = file.metadata.metadata or {}
     found = json.loads(metadata.get(FOOTER_KEY, b"{}"))
     return found if isinstance(found, dict) else {}
-
-
-def sha256_of(file: Path) -> str:
-    """Digest of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns when the folder's entries are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(folder: Path, root: Path) -> None:
-    """Makes a folder and every missing one above it, each durable in its parent."""
-    if folder.is_dir():
-        return
-    if folder != root:
-        _make_folder(folder.parent, root)
-        folder.mkdir(exist_ok=True)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-    sync_folder(folder.parent)
 
 
 @contextmanager

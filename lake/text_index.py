@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.manifest import LiveFile, Snapshot
-from lake.store import LakeStore, sync_folder
+from lake.paths import sync_folder
+from lake.store import LakeStore
 
 FOLDER: Final = ".text-index"
 TABLE: Final = "app.bsky.feed.post"

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from lake.convert import EDIT, ERASED, lake_schema
 from lake.errors import FileDamaged
 from lake.manifest import LiveFile, Manifest
+from lake.paths import parse_path, sha256_of
 from lake.retire import Strays, find_strays
-from lake.store import LakeStore, parse_path, sha256_of
+from lake.store import LakeStore
 
 _RESTORE: Final = "Restore the file from a backup, or replay its hour from the broker (`post-explorer replay`)."
 

@@ -32,7 +32,7 @@ from lake.manifest import (
     coalesce_spans,
     open_manifest,
 )
-from lake.manifest_sql import SCHEMA_VERSION
+from lake.manifest.schema import SCHEMA_VERSION
 
 HOUR = 3_600_000_000
 LIKE = "app.bsky.feed.like"

@@ -6,15 +6,15 @@ schema that the URL's `options=-csearch_path=…` names, or in the default one.
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable, ManifestVersionError
-from lake.manifest import ManifestOptions
-from lake.manifest_sql import SCHEMA_VERSION, SqlManifest, migrations
+from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable
+from lake.manifest.opening import ConnectionPool, ManifestOptions, has_to_migrate, no_manifest
+from lake.manifest.schema import SCHEMA_VERSION, migrations
+from lake.manifest.sql import SqlManifest
 from lake.steps import CommitStep
 
 try:
@@ -28,16 +28,26 @@ except ImportError as missing:
 _MIGRATION_LOCK = 0x424C414B
 
 
+class _Cursor(psycopg.Cursor[tuple[Any, ...]]):
+    """Takes the statements of `lake.manifest.sql`, which have `?` for a value."""
+
+    def execute(self, query: Any, params: Any = None, **how: Any) -> _Cursor:
+        return super().execute(query.replace("?", "%s"), params, **how)
+
+    def executemany(self, query: Any, params_seq: Any, **how: Any) -> None:
+        super().executemany(query.replace("?", "%s"), params_seq, **how)
+
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+
 class PostgresManifest(SqlManifest):
-    """See `lake.manifest.Manifest`. One connection per thread, opened again after it broke."""
+    """See `lake.manifest.Manifest`. A connection that broke is replaced by a new one."""
 
     def __init__(self, url: str, options: ManifestOptions) -> None:
         self._conninfo = url
         self._options = options
-        self._local = threading.local()
-        self._opened: list[psycopg.Connection[Any]] = []
-        self._opened_lock = threading.Lock()
-        self._closed = False
+        self._pool = ConnectionPool(self.url, lambda: self._connect("post-explorer manifest"))
         try:
             self._migrate()
         except BaseException:
@@ -52,11 +62,7 @@ class PostgresManifest(SqlManifest):
 
     def close(self) -> None:
         """See `Manifest.close`."""
-        with self._opened_lock:
-            self._closed = True
-            for connection in self._opened:
-                connection.close()
-            self._opened.clear()
+        self._pool.close()
 
     @contextmanager
     def hold(self, name: str, owner: str) -> Generator[None]:
@@ -64,12 +70,11 @@ class PostgresManifest(SqlManifest):
         connection = self._connect(application_name=f"{name}: {owner}"[:60])
         key = _lock_key(name)
         try:
-            row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_MIGRATION_LOCK, key)).fetchone()
+            row = connection.execute("SELECT pg_try_advisory_lock(?, ?)", (_MIGRATION_LOCK, key)).fetchone()
             if row is None or not row[0]:
                 holder = connection.execute(
                     "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
-                    " WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s"
-                    " AND l.objid::bigint = %s",
+                    " WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = ? AND l.objid::bigint = ?",
                     (_MIGRATION_LOCK, key & 0xFFFFFFFF),
                 ).fetchone()
                 raise LockHeld(
@@ -85,64 +90,45 @@ class PostgresManifest(SqlManifest):
         with self._transaction() as cursor:
             # Waits for a transaction whose answer was lost and which the server may still be committing.
             cursor.execute("SELECT version FROM state WHERE id = 1 FOR UPDATE")
-            cursor.execute("SELECT version FROM versions WHERE id = %s", (commit_id,))
+            cursor.execute("SELECT version FROM versions WHERE id = ?", (commit_id,))
             row = cursor.fetchone()
         return None if row is None else int(row[0])
 
-    # --- what SqlManifest needs -------------------------------------------------------------------------------------
-
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        connection = self._connection()
-        cursor = connection.cursor()
-        try:
-            cursor.execute("BEGIN")
-            yield cursor
-            self._options.hook(CommitStep.MANIFEST_OPEN)
-        except BaseException as error:
-            self._roll_back(connection)
-            if isinstance(error, psycopg.Error):
-                raise ManifestUnavailable(
-                    f"The manifest {self.url} refused a change: {error}.", "Look at the PostgreSQL server and its log."
-                ) from error
-            raise
-        try:
-            self._commit_transaction(cursor)
-        except psycopg.Error as error:
-            self._drop(connection)
-            raise CommitOutcomeUnknown(f"The manifest {self.url} did not answer a COMMIT: {error}.") from error
+    def _transaction(self) -> Iterator[_Cursor]:
+        with self._pool.lease() as connection:
+            cursor = _Cursor(connection)
+            try:
+                cursor.execute("BEGIN")
+                yield cursor
+                self._options.hook(CommitStep.MANIFEST_OPEN)
+            except BaseException as error:
+                self._roll_back(connection)
+                if isinstance(error, psycopg.Error):
+                    raise ManifestUnavailable(
+                        f"The manifest {self.url} refused a change: {error}.",
+                        "Look at the PostgreSQL server and its log.",
+                    ) from error
+                raise
+            try:
+                self._commit_transaction(cursor)
+            except psycopg.Error as error:
+                self._pool.discard(connection)
+                raise CommitOutcomeUnknown(f"The manifest {self.url} did not answer a COMMIT: {error}.") from error
 
-    def _commit_transaction(self, cursor: Any) -> None:
+    def _commit_transaction(self, cursor: _Cursor) -> None:
         """The one statement after which a change is visible; tests replace it to lose its answer."""
         cursor.execute("COMMIT")
 
     def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        connection = self._connection()
-        try:
-            return connection.execute(self._sql(sql), values).fetchall()
-        except psycopg.OperationalError as error:
-            self._drop(connection)
-            raise ManifestUnavailable(
-                f"The manifest {self.url} did not answer: {error}.", "Look at the PostgreSQL server and its log."
-            ) from error
+        with self._pool.lease() as connection:
+            try:
+                return connection.execute(sql, values).fetchall()
+            except psycopg.OperationalError as error:
+                self._pool.discard(connection)
+                raise self._no_answer(error) from error
 
-    def _sql(self, text: str) -> str:
-        return text.replace("?", "%s")
-
-    # --- opening ----------------------------------------------------------------------------------------------------
-
-    def _connection(self) -> psycopg.Connection[Any]:
-        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
-            if self._closed:
-                raise ManifestUnavailable(f"The manifest {self.url} was closed.")
-            connection = self._connect("post-explorer manifest")
-            self._local.connection = connection
-            with self._opened_lock:
-                self._opened.append(connection)
-        return connection
-
-    def _connect(self, application_name: str) -> psycopg.Connection[Any]:
+    def _connect(self, application_name: str) -> _Connection:
         milliseconds = int(self._options.busy_timeout_s * 1000)
         given = conninfo_to_dict(self._conninfo).get("options") or ""
         options = (
@@ -158,6 +144,7 @@ class PostgresManifest(SqlManifest):
                 connect_timeout=max(2, int(self._options.busy_timeout_s)),
                 application_name=application_name,
                 options=options.strip(),
+                cursor_factory=_Cursor,
             )
         except psycopg.OperationalError as error:
             raise ManifestUnavailable(
@@ -165,39 +152,25 @@ class PostgresManifest(SqlManifest):
                 "Start PostgreSQL or correct EXPLORER_MANIFEST.",
             ) from error
 
-    def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
+    def _roll_back(self, connection: _Connection) -> None:
         try:
             connection.rollback()
         except psycopg.Error:
-            self._drop(connection)
+            self._pool.discard(connection)
 
-    def _drop(self, connection: psycopg.Connection[Any]) -> None:
-        connection.close()
-        with self._opened_lock:
-            if connection in self._opened:
-                self._opened.remove(connection)
+    def _no_answer(self, error: Exception) -> ManifestUnavailable:
+        return ManifestUnavailable(
+            f"The manifest {self.url} did not answer: {error}.", "Look at the PostgreSQL server and its log."
+        )
 
     def _migrate(self) -> None:
         found = self._found_version()
-        if found > SCHEMA_VERSION:
-            raise ManifestVersionError(
-                f"The manifest {self.url} has version {found}; this release knows {SCHEMA_VERSION}.",
-                "Use the release that wrote it, or a newer one; manifests are never migrated backwards.",
-            )
-        if found == SCHEMA_VERSION:
-            return
         if found == 0 and not self._options.create:
-            raise ManifestUnavailable(
-                f"No manifest at {self.url}.",
-                "Start the writer once (it creates the lake), or correct EXPLORER_MANIFEST.",
-            )
-        if self._options.read_only:
-            raise ManifestVersionError(
-                f"The manifest {self.url} has version {found}, this release needs {SCHEMA_VERSION}.",
-                "Start the writer or `post-explorer maintain` once: they migrate it.",
-            )
+            raise no_manifest(self.url)
+        if not has_to_migrate(self.url, found, self._options):
+            return
         with self._transaction() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+            cursor.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATION_LOCK,))
             cursor.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)")
             cursor.execute("SELECT value FROM meta WHERE key = 'schema_version'")
             row = cursor.fetchone()
@@ -207,19 +180,19 @@ class PostgresManifest(SqlManifest):
                     for statement in statements:
                         cursor.execute(statement)
             cursor.execute(
-                "INSERT INTO meta VALUES ('schema_version', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                "INSERT INTO meta VALUES ('schema_version', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 (SCHEMA_VERSION,),
             )
 
     def _found_version(self) -> int:
-        try:
-            rows = self._connection().execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall()
-        except psycopg.errors.UndefinedTable:
-            return 0
-        except psycopg.OperationalError as error:
-            raise ManifestUnavailable(
-                f"The manifest {self.url} did not answer: {error}.", "Look at the PostgreSQL server and its log."
-            ) from error
+        with self._pool.lease() as connection:
+            try:
+                rows = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall()
+            except psycopg.errors.UndefinedTable:
+                return 0
+            except psycopg.OperationalError as error:
+                self._pool.discard(connection)
+                raise self._no_answer(error) from error
         return int(rows[0][0]) if rows else 0
 
 

@@ -7,9 +7,7 @@ must lie on a local disk: WAL needs shared memory, which network file systems do
 from __future__ import annotations
 
 import fcntl
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable, ManifestVersionError
-from lake.manifest import ManifestOptions
-from lake.manifest_sql import SCHEMA_VERSION, SqlManifest, migrations
+from lake.manifest.opening import ConnectionPool, ManifestOptions, has_to_migrate, no_manifest
+from lake.manifest.schema import SCHEMA_VERSION, migrations
+from lake.manifest.sql import SqlManifest
+from lake.paths import sync_folder
 from lake.steps import CommitStep
 
 _APPLICATION_ID = 0x424C414B
@@ -27,20 +27,14 @@ _LOOK_PAUSE_S = 0.05
 
 
 class SqliteManifest(SqlManifest):
-    """See `lake.manifest.Manifest`. One connection per thread; `close` closes those of all threads."""
+    """See `lake.manifest.Manifest`."""
 
     def __init__(self, path: str | Path, options: ManifestOptions) -> None:
         self._path = Path(path).absolute()
         self._options = options
-        self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
-        self._opened_lock = threading.Lock()
-        self._closed = False
+        self._pool = ConnectionPool(str(self._path), self._connect)
         if not self._path.exists() and (options.read_only or not options.create):
-            raise ManifestUnavailable(
-                f"No manifest at {self._path}.",
-                "Start the writer once (it creates the lake), or correct EXPLORER_MANIFEST.",
-            )
+            raise no_manifest(str(self._path))
         if options.create and not options.read_only:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -56,11 +50,7 @@ class SqliteManifest(SqlManifest):
 
     def close(self) -> None:
         """See `Manifest.close`."""
-        with self._opened_lock:
-            self._closed = True
-            for connection in self._opened:
-                connection.close()
-            self._opened.clear()
+        self._pool.close()
 
     @contextmanager
     def hold(self, name: str, owner: str) -> Generator[None]:
@@ -82,54 +72,41 @@ class SqliteManifest(SqlManifest):
 
     def backup(self, target: Path) -> None:
         """Copies a consistent manifest to `target` while others go on writing (SQLite's backup API)."""
-        with closing(sqlite3.connect(target)) as copy:
-            self._connection().backup(copy)
-
-    # --- what SqlManifest needs -------------------------------------------------------------------------------------
+        with closing(sqlite3.connect(target)) as copy, self._pool.lease() as connection:
+            connection.backup(copy)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        connection = self._connection()
-        cursor = connection.cursor()
-        self._execute_or_unavailable(cursor, "BEGIN IMMEDIATE")
-        try:
-            yield cursor
-            self._options.hook(CommitStep.MANIFEST_OPEN)
-        except BaseException as error:
-            # Also for a KeyboardInterrupt: a transaction left open would block every other writer.
-            connection.rollback()
-            if isinstance(error, sqlite3.OperationalError):
-                raise ManifestUnavailable(
-                    f"The manifest {self._path} refused a change: {error}.",
-                    "Look for a full disk or wrong permissions.",
-                ) from error
-            raise
-        try:
-            self._commit_transaction(cursor)
-        except sqlite3.OperationalError as error:
-            if connection.in_transaction:
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        with self._pool.lease() as connection, closing(connection.cursor()) as cursor:
+            self._execute_or_unavailable(cursor, "BEGIN IMMEDIATE")
+            try:
+                yield cursor
+                self._options.hook(CommitStep.MANIFEST_OPEN)
+            except BaseException as error:
+                # Also for a KeyboardInterrupt: a transaction left open would block every other writer.
                 connection.rollback()
-                raise ManifestUnavailable(f"The manifest {self._path} refused a commit: {error}.") from error
-            raise CommitOutcomeUnknown(f"The manifest {self._path} answered a COMMIT with: {error}.") from error
-        finally:
-            cursor.close()
+                if isinstance(error, sqlite3.OperationalError):
+                    raise ManifestUnavailable(
+                        f"The manifest {self._path} refused a change: {error}.",
+                        "Look for a full disk or wrong permissions.",
+                    ) from error
+                raise
+            try:
+                self._commit_transaction(cursor)
+            except sqlite3.OperationalError as error:
+                if connection.in_transaction:
+                    connection.rollback()
+                    raise ManifestUnavailable(f"The manifest {self._path} refused a commit: {error}.") from error
+                raise CommitOutcomeUnknown(f"The manifest {self._path} answered a COMMIT with: {error}.") from error
 
-    def _commit_transaction(self, cursor: Any) -> None:
+    def _commit_transaction(self, cursor: sqlite3.Cursor) -> None:
         """The one statement after which a change is visible; tests replace it to lose its answer."""
         cursor.execute("COMMIT")
 
     def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        cursor = self._connection().cursor()
-        try:
+        with self._pool.lease() as connection, closing(connection.cursor()) as cursor:
             self._execute_or_unavailable(cursor, sql, values)
             return cursor.fetchall()
-        finally:
-            cursor.close()
-
-    def _sql(self, text: str) -> str:
-        return text
-
-    # --- opening ----------------------------------------------------------------------------------------------------
 
     def _execute_or_unavailable(self, cursor: sqlite3.Cursor, sql: str, values: Sequence[object] = ()) -> None:
         try:
@@ -140,21 +117,10 @@ class SqliteManifest(SqlManifest):
                 "Look for a process that holds it, for a full disk, or for wrong permissions.",
             ) from error
 
-    def _connection(self) -> sqlite3.Connection:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            if self._closed:
-                raise ManifestUnavailable(f"The manifest {self._path} was closed.")
-            connection = self._connect()
-            self._local.connection = connection
-            with self._opened_lock:
-                self._opened.append(connection)
-        return connection
-
     def _connect(self) -> sqlite3.Connection:
         mode = "ro" if self._options.read_only else "rwc" if self._options.create else "rw"
-        # Closed by close(), which may run in another thread than the one that opened it.
         try:
+            # The pool gives a connection to one thread at a time, but not always to the same.
             connection = sqlite3.connect(
                 f"{self._path.as_uri()}?mode={mode}",
                 uri=True,
@@ -174,20 +140,19 @@ class SqliteManifest(SqlManifest):
 
     def _look(self) -> tuple[int, int, int]:
         """Number of objects, application id and schema version; the objects first, for they come with the other two."""
-        connection = self._connection()
-        try:
-            objects = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise ManifestUnavailable(
-                f"The manifest {self._path} is not a readable SQLite file: {error}.",
-                "Move it away and run `post-explorer lake rebuild`.",
-            ) from error
+        with self._pool.lease() as connection:
+            try:
+                objects = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+                application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+                found = connection.execute("PRAGMA user_version").fetchone()[0]
+            except sqlite3.DatabaseError as error:
+                raise ManifestUnavailable(
+                    f"The manifest {self._path} is not a readable SQLite file: {error}.",
+                    "Move it away and run `post-explorer lake rebuild`.",
+                ) from error
         return objects, application_id, found
 
     def _migrate(self) -> None:
-        connection = self._connection()
         objects, application_id, found = self._look()
         if self._options.read_only:
             # The writer makes the file first and its tables in one transaction after it.
@@ -199,19 +164,10 @@ class SqliteManifest(SqlManifest):
             raise ManifestVersionError(
                 f"{self._path} is a SQLite file of something else.", "Correct EXPLORER_MANIFEST."
             )
-        if found > SCHEMA_VERSION:
-            raise ManifestVersionError(
-                f"The manifest {self._path} has version {found}; this release knows {SCHEMA_VERSION}.",
-                "Use the release that wrote it, or a newer one; manifests are never migrated backwards.",
-            )
-        if found == SCHEMA_VERSION:
+        if not has_to_migrate(self.url, found, self._options):
             return
-        if self._options.read_only:
-            raise ManifestVersionError(
-                f"The manifest {self._path} has version {found}, this release needs {SCHEMA_VERSION}.",
-                "Start the writer or `post-explorer maintain` once: they migrate it.",
-            )
-        connection.execute("PRAGMA journal_mode=WAL")
+        with self._pool.lease() as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
         with self._transaction() as cursor:
             # Another process may have migrated between the look above and the lock.
             current = cursor.execute("PRAGMA user_version").fetchone()[0]
@@ -221,12 +177,4 @@ class SqliteManifest(SqlManifest):
                         cursor.execute(statement)
             cursor.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             cursor.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        _sync_folder(self._path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(self._path.parent)
