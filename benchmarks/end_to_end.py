@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.stack import Stack
+from pipeline.stack import Stack
 
 NAMES = ("broker", "simulator", "producer", "writer")
 

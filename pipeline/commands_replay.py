@@ -23,9 +23,7 @@ from pipeline.errors import CheckFailedError, SettingsError
 from pipeline.kafka import check_reachable, make_consumer
 from pipeline.options import INSTANT, show_time
 from pipeline.settings import load
-from schemas.topics import TOPICS
-
-EVENT_TOPICS = tuple(name for name, topic in TOPICS.items() if topic.table is not None)
+from pipeline.topics import EVENT_TOPICS
 
 
 @click.command("replay")

@@ -13,13 +13,12 @@ from pipeline.kafka import KafkaUnreachableError
 from pipeline.lag import behind, end_offsets
 from pipeline.messages import read_messages
 from pipeline.summary import Summary, summarize
+from pipeline.topics import EVENT_TOPICS
 from pipeline.up import Up
 from schemas.bodies import DeadLetter
 from schemas.framing import split
-from schemas.topics import DEAD_LETTER, TOPICS
+from schemas.topics import DEAD_LETTER
 from simulator.ledger import Ledger
-
-EVENT_TOPICS = tuple(name for name, topic in TOPICS.items() if topic.table is not None)
 
 
 def finish(up: Up) -> bool:

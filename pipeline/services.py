@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lake.store import LakeStore
 
 Make = Callable[[Report], Service]
+STOP_ORDER = ("producer", "simulator", "writer", "maintain", "api", "broker")
+"""Who stops before whom: sources, then what carries their events into the lake, then what reads it, the broker last."""
 
 
 def framing(settings: Settings) -> Framing:

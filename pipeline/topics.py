@@ -29,7 +29,8 @@ from schemas.topics import PREFIX, TOPICS, Topic
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
 SETTLE_SECONDS: Final = 15.0
 """How long a finished change may take to show in the broker's answers."""
-
+EVENT_TOPICS: Final = tuple(name for name, topic in TOPICS.items() if topic.table is not None)
+"""The topics whose messages become rows of the lake."""
 
 NOT_YET_CODES: Final = (
     KafkaError.NOT_LEADER_FOR_PARTITION,

@@ -26,14 +26,13 @@ from pipeline.errors import SupervisionError
 from pipeline.kafka import KafkaSettings, check_reachable, make_admin
 from pipeline.local_broker import LocalBroker
 from pipeline.ports import Ports, choose_ports, free_port, port_is_free
+from pipeline.services import STOP_ORDER
 from pipeline.settings import Loaded, Settings
 from pipeline.state_lock import locked
 from pipeline.status import read_status
 from pipeline.supervisor import ChildEvent, ChildSpec, Supervisor, explorer_command
 from pipeline.topics import apply_topics
 
-# Who stops before whom: sources, then what carries their events into the lake, then what reads it, the broker last.
-STOP_ORDER = ("producer", "simulator", "writer", "maintain", "api", "broker")
 # Where a process's report says what keeps it from its work; empty or None when nothing does.
 PROBLEM_KEYS = {"producer": "problem", "writer": "holding"}
 _POLL_SECONDS = 0.2
