@@ -1,7 +1,8 @@
 """A lost manifest made again from the files: each names in its footer the commit it belongs to, or the files it replaced.
 
-What the files cannot tell: gaps (read again from their topic), hours in which everything was a duplicate or a dead letter,
-and offsets of the very last messages if all of them were dropped; the writer reads those again and drops them again.
+What the files cannot tell: gaps (`consumers.gap_restore` reads them again from their topic), hours in which everything was a
+duplicate or a dead letter, and offsets of the very last messages if all of them were dropped; the writer reads those again and
+drops them again. A replay whose replaced files are all still there is taken back: it may not have been swapped in.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import pyarrow.compute as pc
 
 from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import EDIT, ERASED
+from lake.dedupe import Hashes, identity_columns, identity_hashes
 from lake.errors import FileDamaged, LakeError
-from lake.manifest import Advance, Commit, HourCount, Manifest, NewFile, TopicPartition
+from lake.manifest import HOUR_US, Advance, Commit, HourCount, Manifest, NewFile, TopicPartition
 from lake.paths import parse_path, sha256_of
 from lake.roll import change_id
 from lake.store import LakeStore, footer_of
@@ -27,8 +29,9 @@ from schemas.topics import TABLE_TOPICS
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What was found. replaced: files left out because others stand for them; incomplete: files of a commit that never
-    finished; merged: files written anew because two held the same messages; damaged: files that cannot be read."""
+    """What was found. replaced: files left out because others stand for them; incomplete: files of a commit or a replay that
+    never finished, as far as can be told; merged: files written anew because two held the same events; damaged: files that
+    cannot be read."""
 
     files: int
     rows: int
@@ -45,6 +48,7 @@ class _Found:
     table: str
     hour_us: int
     footer: dict[str, Any]
+    written_ns: int = 0
     atoms: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -61,7 +65,8 @@ def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
     if manifest.snapshot().version or manifest.offsets():
         raise LakeError(f"The manifest {manifest.url} is not empty.", "Move it away first, or name a new one.")
     found, damaged = _read_footers(store)
-    kept, replaced = _without_replaced(found)
+    kept, unfinished = _without_unfinished_replays(found)
+    kept, replaced = _without_replaced(kept)
     kept, incomplete = _without_incomplete(kept)
     positions: dict[TopicPartition, int] = {}
     for file in kept:
@@ -76,13 +81,19 @@ def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
         Commit(change_id("rebuild", [file.path for file in files]), advances, tuple(files), counts, (), "rebuild")
     )
     return Rebuilt(
-        len(files), sum(file.rows for file in files), positions, replaced, incomplete, tuple(merged), tuple(damaged)
+        len(files),
+        sum(file.rows for file in files),
+        positions,
+        replaced,
+        tuple(sorted((*incomplete, *unfinished))),
+        tuple(merged),
+        tuple(damaged),
     )
 
 
 def _read_footers(store: LakeStore) -> tuple[list[_Found], list[str]]:
     found, damaged = [], []
-    for path, _ in store.walk():
+    for path, status in store.walk():
         parsed = parse_path(path)
         if parsed is None or parsed[0] not in TABLE_TOPICS:
             continue
@@ -94,16 +105,34 @@ def _read_footers(store: LakeStore) -> tuple[list[_Found], list[str]]:
             continue
         # A file stands for the files that commits wrote: itself, or those it replaced, however often it was rewritten.
         atoms = frozenset(footer.get("replaces", ())) | {path}
-        found.append(_Found(path, parsed[0], parsed[1], footer, atoms))
+        found.append(_Found(path, parsed[0], parsed[1], footer, status.st_mtime_ns, atoms))
     return sorted(found, key=lambda file: file.path), sorted(damaged)
 
 
+def _without_unfinished_replays(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
+    """Drops the files of a replay unless it was swapped in for certain: some file it replaced was unlinked, or one of its own
+    was replaced. Its hours hold together (rows may move between them), so it stays as a whole or goes as a whole."""
+    present = {file.path for file in found}
+    replaced = {path for file in found for path in file.atoms if path != file.path}
+    replays: dict[str, list[_Found]] = defaultdict(list)
+    for file in found:
+        if "replay" in file.footer:
+            replays[file.footer["replay"]].append(file)
+    dropped = {
+        file.path
+        for files in replays.values()
+        if not any(file.path in replaced or not present.issuperset(file.footer["inputs"]) for file in files)
+        for file in files
+    }
+    return [file for file in found if file.path not in dropped], tuple(sorted(dropped))
+
+
 def _without_replaced(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
-    """Keeps, of files that stand for the same commits, the one that stands for most."""
+    """Keeps, of files that stand for the same commits, the one that stands for most, the newer of two equals."""
     kept: list[_Found] = []
     covered: dict[str, _Found] = {}
     dropped = []
-    for file in sorted(found, key=lambda file: (-len(file.atoms), file.path)):
+    for file in sorted(found, key=lambda file: (-len(file.atoms), -file.written_ns, file.path)):
         commits = {atom for atom in file.atoms if not _is_merge(atom)}
         if file.path in covered or (commits and all(atom in covered for atom in commits)):
             dropped.append(file.path)
@@ -154,17 +183,39 @@ def _describe(store: LakeStore, kept: Sequence[_Found]) -> tuple[list[NewFile], 
     files: list[NewFile] = []
     counts: list[HourCount] = []
     merged: list[str] = []
+    before = _Identities("", 0, np.empty(0, np.uint64))
     for (table, hour_us), members in sorted(hours.items()):
         described = [_describe_file(store, file) for file in members]
-        if _overlap(store, described):
+        known = before.hashes if before.next_to(table, hour_us) else before.hashes[:0]
+        hashes = _identities(store, table, [file.path for file in described])
+        if len(np.unique(hashes)) < len(hashes) or np.isin(hashes, known).any() or _overlap(store, described):
             merged += [file.path for file in described]
-            described = [_merge_distinct(store, table, hour_us, members)]
+            described = _merge_distinct(store, table, hour_us, members, known)
+            hashes = _identities(store, table, [file.path for file in described])
+        before = _Identities(table, hour_us, hashes)
         files += described
         topic, rows = TABLE_TOPICS[table], sum(file.rows for file in described)
         totals = np.sum([row for file in members for row in file.footer.get("counts", [])] or [[0, 0, 0, 0]], axis=0)
         duplicates, dead_letters = int(totals[1]), int(totals[3])
         counts.append(HourCount(topic, hour_us, rows + duplicates + dead_letters, duplicates, rows, dead_letters))
     return files, tuple(counts), merged
+
+
+@dataclass(frozen=True, slots=True)
+class _Identities:
+    """Event identities of the hour described last: no event is in two neighbouring hours."""
+
+    table: str
+    hour_us: int
+    hashes: Hashes
+
+    def next_to(self, table: str, hour_us: int) -> bool:
+        return self.table == table and self.hour_us == hour_us - HOUR_US
+
+
+def _identities(store: LakeStore, table: str, paths: Sequence[str]) -> Hashes:
+    columns = list(identity_columns(table))
+    return np.concatenate([np.empty(0, np.uint64), *(identity_hashes(table, store.read(p, columns)) for p in paths)])
 
 
 def _describe_file(store: LakeStore, file: _Found) -> NewFile:
@@ -203,8 +254,11 @@ def _overlap(store: LakeStore, files: Sequence[NewFile]) -> bool:
     return bool(keys.group_by(["kafka_partition", "kafka_offset"]).aggregate([]).num_rows < keys.num_rows)
 
 
-def _merge_distinct(store: LakeStore, table: str, hour_us: int, members: Sequence[_Found]) -> NewFile:
-    """One file with every message of `members` once; an erased copy wins over one with content."""
+def _merge_distinct(
+    store: LakeStore, table: str, hour_us: int, members: Sequence[_Found], known: Hashes
+) -> list[NewFile]:
+    """One file with every message and every event of `members` once, without those of `known`; an erased copy wins over one
+    with content. No file when nothing is left."""
     rows = pa.concat_tables([store.read(file.path) for file in members])
     order = pc.sort_indices(
         rows.select(["kafka_partition", "kafka_offset"]).append_column(
@@ -217,6 +271,14 @@ def _merge_distinct(store: LakeStore, table: str, hour_us: int, members: Sequenc
     first = np.ones(rows.num_rows, np.bool_)
     first[1:] = (partition[1:] != partition[:-1]) | (offset[1:] != offset[:-1])
     rows = rows.filter(pa.array(first))
+    alive = np.asarray(pc.is_null(rows.column(ERASED)))
+    rows = rows.take(pa.array(np.argsort(alive, kind="stable")))
+    hashes = identity_hashes(table, rows)
+    keep = np.zeros(len(hashes), np.bool_)
+    keep[np.unique(hashes, return_index=True)[1]] = True
+    rows = rows.filter(pa.array(keep & ~np.isin(hashes, known)))
+    if not rows.num_rows:
+        return []
     replaces = sorted({atom for file in members for atom in file.atoms})
     reached: dict[TopicPartition, int] = {}
     for file in members:
@@ -228,4 +290,4 @@ def _merge_distinct(store: LakeStore, table: str, hour_us: int, members: Sequenc
     }
     name = change_id("rebuild", [file.path for file in members])
     written = store.write_table(rows, table, hour_us, name, footer=footer)
-    return _entry(store, written.path, table, hour_us, rows, written.sha256)
+    return [_entry(store, written.path, table, hour_us, rows, written.sha256)]

@@ -264,6 +264,8 @@ def _write_hour(
         for piece in row_groups(joined(plan.table, [rows]), Merge(plan.table, hour_us)):
             writer.write(piece)
         writer.footer.update(merged_footer(paths, [store.footer(path) for path in paths]), since_us=since)
+        # The hours of one replay hold together: a rebuild has to tell one that was never swapped in.
+        writer.footer.update(replay=plan.id, inputs=paths)
     written = writer.result()
     return NewFile(
         written.path,
