@@ -10,7 +10,6 @@ from pipeline import services
 from pipeline.frames import FRAMES, Row, Wanted, rows_of_lake, rows_of_topics
 from pipeline.options import INSTANT
 from pipeline.settings import load
-from schemas.json_text import dumps
 
 
 @click.command()
@@ -69,7 +68,8 @@ def events(
         if frame is None:
             unsent += 1
             continue
-        click.echo(dumps(frame))
+        # Between the tokens of a text that is kept as it came a line break is white space; inside a string it cannot be.
+        click.echo(frame.replace("\n", " ").replace("\r", " "))
         printed += 1
         if printed == limit:
             break

@@ -25,7 +25,8 @@ from schemas.topics import TOPICS
 
 _CHUNK_ROWS: Final = 5_000
 Row = Mapping[str, Any]
-FRAMES: dict[str, Callable[[Row], dict[str, Any] | None]] = {"v1": frame_v1, "v2": frame_v2}
+FRAMES: dict[str, Callable[[Row], str | None]] = {"v1": frame_v1, "v2": frame_v2}
+"""Wire to what makes the JSON text of a frame; None for an event that the wire does not carry."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Shared by both wires. Each member is taken out of the object it stands in; what 
 
 from __future__ import annotations
 
-from producers.json_members import Malformed, is_valid, join_object, scalar, split_object
 from producers.wire import MAX_SEQ, MAX_TIME_US, MIN_TIME_US, OPERATIONS
 from schemas.errors import DeadLetterReason
+from schemas.json_members import Malformed, is_valid, join_object, scalar, split_object
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, turned into `Rejected` by the wire that called

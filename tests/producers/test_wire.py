@@ -59,7 +59,12 @@ def raw(value: Any) -> bytes:
 
 
 def through_avro(frame: bytes, wire: str) -> Any:
-    """The frame rebuilt from the Avro body of its event: what `events --wire` prints for what this frame stored."""
+    """The value of the frame rebuilt from the Avro body of its event."""
+    return json.loads(text_through_avro(frame, wire))
+
+
+def text_through_avro(frame: bytes, wire: str) -> str:
+    """What `events --wire` prints for what this frame stored."""
     event = {"v1": wire_v1, "v2": wire_v2}[wire].decode(frame)
     encoder = EventEncoder("host", wire)
     if isinstance(event, Commit):
@@ -72,7 +77,9 @@ def through_avro(frame: bytes, wire: str) -> Any:
         encode = {Identity: encoder.identity, Account: encoder.account, Sync: encoder.sync}[type(event)]
         topic, body = encode(event.time_us, event.did, event.seq, 1, False, False, event.envelope_json, event.payload)
     row = decode_body(latest(TOPICS[topic].schema), body)
-    return frame_v1(row) if wire == "v1" else frame_v2(row)
+    text = frame_v1(row) if wire == "v1" else frame_v2(row)
+    assert text is not None
+    return text
 
 
 SOUND = [
@@ -138,7 +145,69 @@ def test_unknown_members_and_any_record_survive(
         assert bad.reason is DeadLetterReason.NUMBER_OUT_OF_RANGE  # noqa: PT017
 
 
+NUMBERS = [
+    "1",
+    "1.0",
+    "-0",
+    "-0.0",
+    "1E5",
+    "1e-400",
+    "1e400",
+    "-1e400",
+    "9" * 5000,
+    "12345678901234567890.5",
+    "1" + "0" * 40,
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=range(len(NUMBERS)))
+@pytest.mark.parametrize("wire", ["v1", "v2"])
+def test_a_number_of_an_unknown_collection_keeps_its_text(wire: str, number: str) -> None:
+    """Doubles that overflow and integers beyond Python's parser included: nothing has to read them."""
+    source = raw(V1 if wire == "v1" else V2).replace(b"app.bsky.feed.like", b"org.example.thing")
+    record = f'{{"a":[{number},{{"b": {number}}}]}}'
+    frame = source.replace(raw(RECORD).replace(b"app.bsky.feed.like", b"org.example.thing"), record.encode())
+    assert f'"record":{record}' in text_through_avro(frame, wire)
+
+
+@pytest.mark.parametrize("number", [text for text in NUMBERS if len(text) < 100 and "e400" not in text])
+@pytest.mark.parametrize("place", ["createdAt", "unknown", "subject"])
+def test_a_number_of_a_known_collection_keeps_its_value(place: str, number: str) -> None:
+    """The value is that of a 64-bit float where it has a fraction or an exponent, and exact where it has not."""
+    frame = raw(V2).replace(
+        b'"createdAt"', f'"{place}": {number}, "createdAt"'.encode() if place == "unknown" else b'"createdAt"'
+    )
+    if place != "unknown":
+        old = raw(RECORD[place])
+        frame = raw(V2).replace(b'"%s": %s' % (place.encode(), old), f'"{place}": {number}'.encode())
+    assert number.encode() in frame
+    assert json.loads(text_through_avro(frame, "v2")) == json.loads(frame)
+
+
+def test_damage_below_a_lone_surrogate_is_still_found() -> None:
+    """The strict decoder stops at the surrogate; whoever takes over checks the rest of the record as well."""
+    for bad in (b"tru", b"[1,]", b'{"b" 1}', b"01", b"-"):
+        frame = (
+            raw(V2)
+            .replace(b"app.bsky.feed.like", b"org.example.thing")
+            .replace(b'"subject"', b'"odd": "\\ud800", "bad": ' + bad + b', "subject"')
+        )
+        result = wire_v2.decode(frame)
+        assert isinstance(result, Rejected)
+        assert result.reason is DeadLetterReason.NOT_JSON
+
+
 DEEP = b"[" * 20_000 + b"]" * 20_000
+DEEP_TEXT = DEEP.decode()
+
+
+@pytest.mark.parametrize("wire", ["v1", "v2"])
+def test_a_deep_record_of_an_unknown_collection_is_printed_as_it_came(wire: str) -> None:
+    source = raw(V1 if wire == "v1" else V2).replace(b"app.bsky.feed.like", b"org.example.thing")
+    frame = source.replace(b'"2026-07-04T14:38:08.999Z"', DEEP)
+    assert f'"createdAt": {DEEP_TEXT}' in text_through_avro(frame, wire)
+
+
 POISON = [
     b"", b" ", b"null", b"0", b"[]", b"{", b"{}", b'{"a"', b"\xff\xfe", b"\xef\xbb\xbf{}", b'{"kind":"commit"}', DEEP,
     raw(V1).replace(b'"bafyrei"', DEEP), raw(V2).replace(b'"bafyrei"', DEEP),

@@ -1,6 +1,6 @@
 """Split a JSON object into its members' exact source text without recursion.
 
-The tolerant half of the wires: it reaches the members of a frame that a strict decoder refuses (nesting thousands deep,
+For frames and stored texts: it reaches the members of a frame that a strict decoder refuses (nesting thousands deep,
 lone surrogates, unknown members) and keeps the text of each value as it was sent. Pure; never raises anything but
 `Malformed`.
 """
@@ -16,7 +16,7 @@ import msgspec
 _SPACE: Final = re.compile(rb"[ \t\n\r]*")
 _STRING: Final = re.compile(rb'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"')
 _SCALAR: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null")
-_NESTED: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_CLOSING: Final = {b"{": b"}", b"[": b"]"}
 _MAX_INTEGER_DIGITS: Final = 400
 _split_natively: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -28,8 +28,8 @@ class Malformed(ValueError):  # noqa: N818 - an outcome that callers classify
 def split_object(text: bytes) -> dict[str, bytes]:
     """Return member name → exact text of its value, for text that is one JSON object.
 
-    The last of several equal names wins, as in every JSON parser in use. The inside of nested values is only balanced,
-    not validated: whoever parses them does that. Raises Malformed.
+    The last of several equal names wins, as in every JSON parser in use. Nested values are checked however deep they nest;
+    text inside strings may still not be UTF-8. Raises Malformed.
     """
     try:
         return {name: bytes(value) for name, value in _split_natively(text).items()}
@@ -47,15 +47,9 @@ def _split_iteratively(text: bytes) -> dict[str, bytes]:
         pos += 1
     else:
         while True:
-            name = _STRING.match(text, pos)
-            if name is None:
-                raise Malformed(f"expected a member name at byte {pos}")
-            pos = _skip_space(text, name.end())
-            if text[pos : pos + 1] != b":":
-                raise Malformed(f"expected ':' at byte {pos}")
-            start = _skip_space(text, pos + 1)
+            name, start = _name(text, pos)
             end = _value_end(text, start)
-            members[_text_of(name.group())] = text[start:end]
+            members[_text_of(name)] = text[start:end]
             pos = _skip_space(text, end)
             separator = text[pos : pos + 1]
             if separator == b"}":
@@ -129,14 +123,36 @@ def _value_end(text: bytes, pos: int) -> int:
 
 
 def _nested_end(text: bytes, pos: int) -> int:
-    open_brackets = bytearray()
-    for token in _NESTED.finditer(text, pos):
-        character = text[token.start()]
-        if character in b"{[":
-            open_brackets.append(character)
-        elif character in b"}]":
-            if not open_brackets or open_brackets.pop() != (0x7B if character == 0x7D else 0x5B):
-                raise Malformed(f"unbalanced bracket at byte {token.start()}")
-            if not open_brackets:
-                return token.end()
-    raise Malformed("unterminated object or array")
+    """The end of the object or array that begins at `pos`, whose grammar is checked on the way. Raises Malformed."""
+    closing = bytearray()  # the brackets that are still to come, innermost last
+    while True:
+        bracket = text[pos : pos + 1]
+        if bracket in _CLOSING:
+            closing += _CLOSING[bracket]
+            pos = _skip_space(text, pos + 1)
+            if text[pos : pos + 1] != closing[-1:]:
+                pos = _name(text, pos)[1] if bracket == b"{" else pos
+                continue
+        else:
+            pos = _skip_space(text, _value_end(text, pos))
+        while text[pos : pos + 1] == closing[-1:]:
+            closing.pop()
+            if not closing:
+                return pos + 1
+            pos = _skip_space(text, pos + 1)
+        if text[pos : pos + 1] != b",":
+            raise Malformed(f"expected ',' or {closing[-1:].decode()!r} at byte {pos}")
+        pos = _skip_space(text, pos + 1)
+        if closing[-1:] == b"}":
+            _, pos = _name(text, pos)
+
+
+def _name(text: bytes, pos: int) -> tuple[bytes, int]:
+    """The quoted name of the member that begins at `pos`, and where its value begins. Raises Malformed."""
+    name = _STRING.match(text, pos)
+    if name is None:
+        raise Malformed(f"expected a member name at byte {pos}")
+    pos = _skip_space(text, name.end())
+    if text[pos : pos + 1] != b":":
+        raise Malformed(f"expected ':' at byte {pos}")
+    return name.group(), _skip_space(text, pos + 1)
