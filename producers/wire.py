@@ -114,31 +114,27 @@ _TIME_US_SCAN: Final = re.compile(rb'"time_us"\s*:\s*([0-9]{1,18})\b')
 _TIME_SCAN: Final = re.compile(rb'"time"\s*:\s*"([0-9T:.Z+-]{20,32})"')
 _DID_SCAN: Final = re.compile(rb'"did"\s*:\s*"(did:[a-z]+:[A-Za-z0-9._:%-]{1,2000})"')
 
-_minutes: dict[str, int] = {}
-_MAX_MINUTES: Final = 1024
+_seconds: dict[str, int] = {}
+_MAX_SECONDS: Final = 1024
 
 
 def parse_canonical_time(text: str) -> int | None:
     """Unix microseconds of a time exactly as the v2 wire writes it (UTC, six fractional digits, Z), None for any other.
 
-    Read by position, with the minutes cached: this runs once per event.
+    Read by position, with the seconds cached: this runs once per event.
     """
-    if len(text) != 27 or text[26] != "Z" or text[19] != ".":
+    if len(text) != 27 or text[26] != "Z":
         return None
-    minute = text[:17]
-    base = _minutes.get(minute)
+    second, fraction = text[:20], text[20:26]
+    base = _seconds.get(second)
     if base is None:
-        base = _minute_us(minute)
+        base = _second_us(second)
         if base is None:
             return None
-        if len(_minutes) >= _MAX_MINUTES:
-            _minutes.clear()
-        _minutes[minute] = base
-    digits = text[17:19] + text[20:26]
-    if not digits.isdecimal() or not digits.isascii():
-        return None
-    within = int(digits)
-    return base + within if within < 60_000_000 else None
+        if len(_seconds) >= _MAX_SECONDS:
+            _seconds.clear()
+        _seconds[second] = base
+    return base + int(fraction) if fraction.isdecimal() and fraction.isascii() else None
 
 
 def parse_time(text: str) -> int | None:
@@ -155,10 +151,10 @@ def format_time(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
 
-def _minute_us(minute: str) -> int | None:
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:", minute) is None:
+def _second_us(second: str) -> int | None:
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.", second) is None:
         return None
-    return _since_epoch(minute + "00+00:00")
+    return _since_epoch(second[:19] + "+00:00")
 
 
 _RFC3339: Final = re.compile(

@@ -37,32 +37,43 @@ _PREFIX: Final = "network.bsky.jetstream.subscribeEvents#"
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
 
 
-class _Payload(msgspec.Struct, tag_field="$type", forbid_unknown_fields=True, gc=False):
+# Members in the order in which the server writes them: the decoder looks for the next one first. In a commit, absent is None
+# and null is refused, so that the tolerant path can tell the two apart.
+
+
+class _Commit(
+    msgspec.Struct, tag_field="$type", tag=_PREFIX + "commit", forbid_unknown_fields=True, kw_only=True, gc=False
+):
+    cid: str = None  # type: ignore[assignment]
+    collection: str
+    did: str
+    operation: Literal["create", "update", "delete"]
+    record: msgspec.Raw = None  # type: ignore[assignment]
+    rev: str
+    rkey: str
+    seq: _Seq
+    time: str
+
+
+class _Identity(msgspec.Struct, tag_field="$type", tag=_PREFIX + "identity", forbid_unknown_fields=True, gc=False):
+    did: str
+    identity: msgspec.Raw
+    seq: _Seq
+    time: str
+
+
+class _Account(msgspec.Struct, tag_field="$type", tag=_PREFIX + "account", forbid_unknown_fields=True, gc=False):
+    account: msgspec.Raw
     did: str
     seq: _Seq
     time: str
 
 
-class _Commit(_Payload, tag=_PREFIX + "commit", forbid_unknown_fields=True, gc=False):
-    operation: Literal["create", "update", "delete"]
-    collection: str
-    rkey: str
-    rev: str
-    # Absent is None here and null is refused, so that the tolerant path can tell the two apart.
-    cid: str = None  # type: ignore[assignment]
-    record: msgspec.Raw = None  # type: ignore[assignment]
-
-
-class _Identity(_Payload, tag=_PREFIX + "identity", forbid_unknown_fields=True, gc=False):
-    identity: msgspec.Raw
-
-
-class _Account(_Payload, tag=_PREFIX + "account", forbid_unknown_fields=True, gc=False):
-    account: msgspec.Raw
-
-
-class _Sync(_Payload, tag=_PREFIX + "sync", forbid_unknown_fields=True, gc=False):
+class _Sync(msgspec.Struct, tag_field="$type", tag=_PREFIX + "sync", forbid_unknown_fields=True, gc=False):
+    did: str
+    seq: _Seq
     sync: msgspec.Raw
+    time: str
 
 
 class _Message(msgspec.Struct, tag_field="$type", tag="message", forbid_unknown_fields=True, gc=False):

@@ -55,15 +55,23 @@ SOME_LENGTH: Final = _Lengths(b"\x02")
 """Size in bytes → the prefix of a present nullable string, union branch included."""
 LOW: Final = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
 """The two continued varint bytes of 14 bits."""
+FIRST: Final = LOW[::2]
+"""The first two varint bytes of a long >= 2^13, by its lowest 13 bits."""
+SHORT: Final = [_varint(n) for n in range(1 << 14)]
+"""The whole varint of 14 bits."""
 HIGH: Final = _HighParts()
 
 
 def long(value: int) -> bytes:
     """Encode an int64; the caller has checked the range."""
+    if value >= 1 << 27:
+        # Times and sequences. Table look-ups are several times as fast as the loop that fills the tables.
+        return b"".join((FIRST[value & 0x1FFF], LOW[value >> 13 & 0x3FFF], HIGH[value >> 27]))
     zigzag = value << 1 if value >= 0 else ~(value << 1)
-    if zigzag < 0x10000000:
-        return _varint(zigzag)
-    # Event times and sequences: two table look-ups and one cached upper part are thrice as fast as the loop.
+    if zigzag < 1 << 14:
+        return SHORT[zigzag]
+    if zigzag < 1 << 28:
+        return LOW[zigzag & 0x3FFF] + SHORT[zigzag >> 14]
     return LOW[zigzag & 0x3FFF] + LOW[zigzag >> 14 & 0x3FFF] + HIGH[zigzag >> 28]
 
 
@@ -100,6 +108,9 @@ def some_strings(values: list[str] | None) -> bytes:
     """Encode a nullable array of strings as one block; None and the empty list stay different."""
     if values is None:
         return NULL
+    if len(values) == 1:
+        raw = values[0].encode()
+        return b"".join((b"\x02\x02", LENGTH[len(raw)], raw, b"\x00"))
     if not values:
         return b"\x02\x00"
     return b"".join((b"\x02", long(len(values)), *[text(value) for value in values], b"\x00"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from typing import Final
 
 from schemas import binary
@@ -10,12 +12,11 @@ from schemas.errors import BadRecord, DeadLetterReason
 from schemas.json_text import dumps, loads
 from schemas.lexicons import LEXICONS, Kind
 from schemas.record_codec import FITS, LOOSE_ENCODERS, OtherCodec, RecordCodec, is_text
-from schemas.topics import ACCOUNT, IDENTITY, OTHER, PREFIX, SYNC
+from schemas.topics import ACCOUNT, IDENTITY, OTHER, PREFIX, SYNC, TOPICS
 
 OPERATIONS: Final = {name: some_text(name) for name in ("create", "update", "delete")}
 ABSENT: Final = "$absent"
 """Member of `extra_json` that lists members which the source lacked although the typed fields would restore them."""
-_OTHER: Final = (OTHER, OtherCodec())
 _COMMIT: Final = binary.text("commit")
 _UPSTREAM_FIELDS: dict[str, tuple[tuple[str, Kind], ...]] = {
     "identity": (("handle", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
@@ -24,18 +25,43 @@ _UPSTREAM_FIELDS: dict[str, tuple[tuple[str, Kind], ...]] = {
 }
 
 
+class _Collection:
+    """What is constant for the commits of one collection. Holds no state: encoders share it."""
+
+    __slots__ = ("absent", "encode", "heads", "topic")
+
+    def __init__(self, topic: str, collection: str, codec: RecordCodec | OtherCodec) -> None:
+        self.topic = topic
+        self.encode: Callable[[bytes], bytes] = codec.encode
+        self.absent = codec.absent
+        encoded = some_text(collection)
+        self.heads = {name: _COMMIT + operation + encoded for name, operation in OPERATIONS.items()}
+        """The fields kind, operation and collection, by operation."""
+
+
+@cache
+def _known_collections() -> dict[str, _Collection]:
+    return {nsid: _Collection(PREFIX + nsid, nsid, RecordCodec(lexicon)) for nsid, lexicon in LEXICONS.items()}
+
+
+@lru_cache(maxsize=1024)
+def _other_collection(collection: str) -> _Collection:
+    return _Collection(OTHER, collection, OtherCodec())
+
+
 class EventEncoder:
     """Turns the events of one source connection into (topic, Avro body).
 
-    Not thread-safe; keep one per connection. `protocol` is v1, v2 or archive. Times are unix microseconds.
+    Not thread-safe; keep one per connection. `protocol` is v1, v2 or archive. Times are unix microseconds. `headers` gives the
+    bytes to put before the body, by topic (`schemas.framing`); none unless given.
     """
 
-    def __init__(self, source_host: str, protocol: str) -> None:
+    def __init__(self, source_host: str, protocol: str, headers: Mapping[str, bytes] | None = None) -> None:
         self._host = binary.text(source_host) + binary.text(protocol)
-        self._received = (-1, b"")
-        self._codecs: dict[str, tuple[str, RecordCodec | OtherCodec, bytes]] = {
-            nsid: (PREFIX + nsid, RecordCodec(lexicon), some_text(nsid)) for nsid, lexicon in LEXICONS.items()
-        }
+        self._headers = headers or dict.fromkeys(TOPICS, b"")
+        self._collections = _known_collections()
+        self._received_us = 0
+        self._note_received(0)
 
     def commit(
         self,
@@ -57,37 +83,38 @@ class EventEncoder:
 
         Raises BadRecord: UNKNOWN_OPERATION, MISSING_RECORD (create or update without one), and the reasons of `loads`.
         """
-        encoded_operation = OPERATIONS.get(operation)
-        if encoded_operation is None:
-            raise BadRecord(DeadLetterReason.UNKNOWN_OPERATION, f"operation {operation[:40]!r}")
         try:
-            topic, codec, collection_bytes = self._codecs.get(collection) or (*_OTHER, some_text(collection))
+            known = self._collections.get(collection) or _other_collection(collection)
+            head = known.heads.get(operation)
+            if head is None:
+                raise BadRecord(DeadLetterReason.UNKNOWN_OPERATION, f"operation {operation[:40]!r}")
             if record is not None:
-                record_part = codec.encode(record)
+                record_part = known.encode(record)
             elif operation == "delete":
-                record_part = codec.absent
+                record_part = known.absent
             else:
                 raise BadRecord(DeadLetterReason.MISSING_RECORD, f"{operation} without a record")
+            if received_us != self._received_us:
+                self._note_received(received_us)
             # Written out instead of one call per field: the calls alone would cost half of the budget per event.
             did_raw, rkey_raw, rev_raw = did.encode(), rkey.encode(), rev.encode()
-            return topic, b"".join(
+            cid_raw = b"" if cid is None else cid.encode()
+            return known.topic, b"".join(
                 (
+                    self._headers[known.topic],
                     binary.long(time_us),
                     LENGTH[len(did_raw)],
                     did_raw,
-                    _COMMIT,
-                    encoded_operation,
-                    collection_bytes,
+                    head,
                     SOME_LENGTH[len(rkey_raw)],
                     rkey_raw,
                     SOME_LENGTH[len(rev_raw)],
                     rev_raw,
-                    some_text(cid),
+                    NULL if cid is None else SOME_LENGTH[len(cid_raw)],
+                    cid_raw,
                     self._host,
                     some_long(seq),
-                    self._received[1] if self._received[0] == received_us else self._received_bytes(received_us),
-                    TRUE if replayed else FALSE,
-                    TRUE if resync else FALSE,
+                    self._tails[2 * replayed + resync],
                     NULL if envelope_json is None else some_text(envelope_json),
                     record_part,
                 )
@@ -141,10 +168,11 @@ class EventEncoder:
         """Encode a sync event; `payload` as for `identity`."""
         return SYNC, self._upstream("sync", time_us, did, seq, received_us, replayed, resync, envelope_json, payload)
 
-    def _received_bytes(self, received_us: int) -> bytes:
-        if self._received[0] != received_us:
-            self._received = (received_us, binary.long(received_us))
-        return self._received[1]
+    def _note_received(self, received_us: int) -> None:
+        """Prepare the fields received_us, replayed and resync, which the events of one socket read share."""
+        received = binary.long(received_us)
+        self._tails = tuple(received + replayed + resync for replayed in (FALSE, TRUE) for resync in (FALSE, TRUE))
+        self._received_us = received_us
 
     def _upstream(
         self,
@@ -181,9 +209,12 @@ class EventEncoder:
                 rev = value if name == "rev" else rev
             else:
                 fields.append(NULL)
+        if received_us != self._received_us:
+            self._note_received(received_us)
         try:
             return b"".join(
                 (
+                    self._headers[PREFIX + kind],
                     binary.long(time_us),
                     binary.text(did),
                     binary.text(kind),
@@ -192,9 +223,7 @@ class EventEncoder:
                     NULL,
                     self._host,
                     some_long(seq),
-                    self._received_bytes(received_us),
-                    TRUE if replayed else FALSE,
-                    TRUE if resync else FALSE,
+                    self._tails[2 * replayed + resync],
                     some_text(envelope_json),
                     NULL,
                     *fields,

@@ -14,6 +14,9 @@ MEDIA_KINDS = {
     "app.bsky.embed.video": "video",
     "app.bsky.embed.external": "external",
 }
+_RECORD = "app.bsky.embed.record"
+_RECORD_WITH_MEDIA = "app.bsky.embed.recordWithMedia"
+EMBED_TYPES = (*MEDIA_KINDS, _RECORD, _RECORD_WITH_MEDIA)
 _MENTION = "app.bsky.richtext.facet#mention"
 _LINK = "app.bsky.richtext.facet#link"
 _TAG = "app.bsky.richtext.facet#tag"
@@ -74,22 +77,26 @@ def _member(value: Any, *path: str) -> Any:
     return value
 
 
-def _media(embed: Any, links: list[str], alts: list[str]) -> tuple[str | None, int | None]:
-    kind = MEDIA_KINDS.get(_member(embed, "$type") or "") if isinstance(_member(embed, "$type"), str) else None
+def _media(media: Any, links: list[str], alts: list[str]) -> tuple[str | None, int | None]:
+    if not isinstance(media, dict):
+        return None, None
+    named = media.get("$type")
+    kind = MEDIA_KINDS.get(named) if isinstance(named, str) else None
+    if kind is None:
+        return None, None
     if kind == "external":
-        _add(links, _member(embed, "external", "uri"))
+        _add(links, _member(media, "external", "uri"))
         return kind, 1
     if kind == "video":
-        _add(alts, _member(embed, "alt"))
+        _add(alts, media.get("alt"))
         return kind, 1
-    if kind is not None:
-        items = embed.get("images" if kind == "images" else "items")
-        if not isinstance(items, list):
-            return kind, 0
-        for item in items:
-            _add(alts, _member(item, "alt"))
-        return kind, len(items)
-    return None, None
+    items = media.get("images" if kind == "images" else "items")
+    if not isinstance(items, list):
+        return kind, 0
+    for item in items:
+        if isinstance(item, dict):
+            _add(alts, item.get("alt"))
+    return kind, len(items)
 
 
 def derive_post(embed: Any, facets: Any, labels: Any, tags: Any) -> Derived:
@@ -105,17 +112,17 @@ def derive_post(embed: Any, facets: Any, labels: Any, tags: Any) -> Derived:
     embed_type = quote = media_kind = media_count = None
     if isinstance(embed, dict):
         embed_type = _encodable(embed.get("$type"))
-        if embed_type == "app.bsky.embed.recordWithMedia":
+        if embed_type == _RECORD_WITH_MEDIA:
             quote = _encodable(_member(embed, "record", "record", "uri"))
             media_kind, media_count = _media(embed.get("media"), links, alts)
-        elif embed_type == "app.bsky.embed.record":
+        elif embed_type == _RECORD:
             quote = _encodable(_member(embed, "record", "uri"))
         else:
             media_kind, media_count = _media(embed, links, alts)
     for facet in facets if isinstance(facets, list) else ():
-        features = _member(facet, "features")
+        features = facet.get("features") if isinstance(facet, dict) else None
         for feature in features if isinstance(features, list) else ():
-            kind = _member(feature, "$type")
+            kind = feature.get("$type") if isinstance(feature, dict) else None
             if kind == _LINK:
                 _add(links, feature.get("uri"))
             elif kind == _TAG:
@@ -127,7 +134,7 @@ def derive_post(embed: Any, facets: Any, labels: Any, tags: Any) -> Derived:
     domains: list[str] = []
     for link in links:
         _add(domains, domain_of(link))
-    values = _member(labels, "values")
+    values = labels.get("values") if isinstance(labels, dict) else None
     own: list[str] = []
     for label in values if isinstance(values, list) else ():
         _add(own, _member(label, "val"))
