@@ -164,6 +164,9 @@ class Engine:
                 "preserve_insertion_order": False,
             },
         )
+        # Built in, but its settings are known only once it is loaded. A file never changes, so its footer need not be read again.
+        self._connection.execute("LOAD parquet")
+        self._connection.execute("SET parquet_metadata_cache = true")
         allowed = [f"{folder.resolve()}/" for folder in (*folders, spill_dir)]
         self._connection.execute("SET allowed_directories = $folders", {"folders": allowed})
         self._connection.execute("SET enable_external_access = false")

@@ -16,6 +16,7 @@ from api.columns import lake_columns
 from api.cursors import Cursor
 from api.engagement import candidates, count_engagement, same_record
 from api.engine import Session
+from api.fetch import fetch
 from api.identifiers import POST
 from api.posts_query import Selection, prepare
 from api.relation import Lake
@@ -76,8 +77,7 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     )
 
 
-def _select(plan: SearchPlan) -> str:
-    return ", ".join(f"r.{name}" for name in plan.columns)
+_KEYS_OF_ROWS: Final = ", ".join(f"r.{name}" for name in _KEYS)
 
 
 def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
@@ -98,7 +98,7 @@ def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         later = after(plan.cursor, source.bound, newest_first=True)
         following = f"score <= {score} AND (score < {score} OR ({later}))"
     statement = (
-        f"WITH matching AS (SELECT {_select(plan)} FROM {source.relation} WHERE {source.condition}),"
+        f"WITH matching AS (SELECT {_KEYS_OF_ROWS} FROM {source.relation} WHERE {source.condition}),"
         " scored AS (SELECT m.*, coalesce(e.score, 0) AS score FROM matching AS m"
         f" LEFT JOIN scores AS e ON {same_record('e', 'm')})"
         f" SELECT * FROM scored WHERE {following} ORDER BY score DESC, {order_by(newest_first=True)} LIMIT $count"
@@ -111,7 +111,7 @@ def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     if more:
         last = rows["score"][rows.num_rows - 1].as_py()
         position = Cursor((int(last), *place_of(rows).key))
-    return Page(rows, position, True, len(plan.scan.files), plan.scan.rows)
+    return Page(_fetched(session, lake, plan, rows), position, True, len(plan.scan.files), plan.scan.rows)
 
 
 def _sample(session: Session, lake: Lake, plan: SearchPlan) -> Page:
@@ -119,8 +119,13 @@ def _sample(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     source = prepare(session, lake, plan.scan, plan.selection)
     seed = source.bound.bind(plan.sample_seed)
     statement = (
-        f"SELECT {_select(plan)} FROM {source.relation} WHERE {source.condition}"
+        f"SELECT {_KEYS_OF_ROWS} FROM {source.relation} WHERE {source.condition}"
         f" ORDER BY md5(concat_ws('/', {seed}, r.did, r.rkey_tid, r.rkey_text)) LIMIT $count"
     )
     values = {**source.bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit}
-    return Page(session.table(statement, values), None, True, len(plan.scan.files), plan.scan.rows)
+    rows = _fetched(session, lake, plan, session.table(statement, values))
+    return Page(rows, None, True, len(plan.scan.files), plan.scan.rows)
+
+
+def _fetched(session: Session, lake: Lake, plan: SearchPlan, places: pa.Table) -> pa.Table:
+    return fetch(session, lake, POST, plan.scan.files, places, plan.columns)

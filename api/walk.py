@@ -1,7 +1,8 @@
 """Reading one page along the hours, from one end, in growing steps, until it is full or its time is over.
 
 A common word fills a page from the newest hour; a rare one reads further back. A walk whose time is over ends the page
-early, and its cursor goes on where the walk stopped.
+early, and its cursor goes on where the walk stopped. Steps read what the filters and the order need; the other columns are
+fetched at the end, of the rows that were found.
 """
 # ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from api.cursors import Cursor
 from api.engine import Session
+from api.fetch import PLACE, fetch
 from api.relation import Lake, Source
 from api.snapshots import Scan
 from api.sql import Bound, all_of
@@ -23,12 +25,11 @@ from api.times import to_datetime, to_micros
 from lake.convert import lake_schema
 from lake.manifest import HOUR_US, LiveFile
 
-_FIRST_ROWS: Final = 250_000
+_FIRST_ROWS: Final = 60_000
+"""One closed hour."""
 _LARGEST_ROWS: Final = 8_000_000
 _MAX_PARTITION: Final = 2**31 - 1
 _MAX_OFFSET: Final = 2**63 - 1
-PLACE: Final = ("time", "kafka_partition", "kafka_offset")
-"""The columns whose values order the rows of a table, and tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,19 @@ def walk(
     """One page of `source`, with at least the lake columns `columns` and PLACE. Blocks for about `seconds` at most when single
     steps are short; the runner's deadline holds in any case."""
     until = time.monotonic() + seconds
-    names = tuple(dict.fromkeys((*columns, *PLACE)))
     predicates = list(source.predicates)
     if cursor is not None:
         predicates.append(after(cursor, source.bound, newest_first=newest_first))
     statement = (
-        f"SELECT {', '.join(f'r.{name}' for name in names)} FROM {source.relation} WHERE {all_of(predicates)}"
+        f"SELECT {', '.join(f'r.{name}' for name in PLACE)} FROM {source.relation} WHERE {all_of(predicates)}"
         f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
     )
     found: list[pa.Table] = []
     missing = limit + 1
     files_read = rows_scanned = 0
+    complete = True
+    position: Cursor | None = None
+    holding: list[LiveFile] = []
     steps = _ahead(scan, cursor, newest_first).steps(
         newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS
     )
@@ -103,16 +106,21 @@ def walk(
         part = session.table(statement, values)
         files_read += len(step)
         rows_scanned += sum(file.rows for file in step)
-        found.append(part)
+        if part.num_rows:
+            found.append(part)
+            holding += step
         missing -= part.num_rows
         if missing <= 0:
             break
         if time.monotonic() >= until and number + 1 < len(steps):
-            return Page(pa.concat_tables(found), _edge(step, newest_first), False, files_read, rows_scanned)
-    rows = pa.concat_tables(found) if found else lake_schema(scan.table).empty_table().select(list(names))
-    more = rows.num_rows > limit
-    rows = rows.slice(0, limit)
-    return Page(rows, place_of(rows) if more else None, True, files_read, rows_scanned)
+            complete, position = False, _edge(step, newest_first)
+            break
+    places = pa.concat_tables(found) if found else lake_schema(scan.table).empty_table().select(list(PLACE))
+    if places.num_rows > limit:
+        places = places.slice(0, limit)
+        position = place_of(places)
+    rows = fetch(session, lake, scan.table, holding, places, columns)
+    return Page(rows, position, complete, files_read, rows_scanned)
 
 
 def _ahead(scan: Scan, cursor: Cursor | None, newest_first: bool) -> Scan:

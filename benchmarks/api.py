@@ -1,15 +1,13 @@
-"""The API over days of posts: latencies of searches, counts and lookups, exports, and many clients at once.
+"""The API over days of posts: latencies of searches, counts and lookups, exports, and many clients at once, beside their targets.
 
-Run: `python -m benchmarks.api [--days N] [--posts-per-day N] [--requests N] [--clients N] [--data FOLDER]`. Synthetic posts (seed
-1, words with Zipf frequencies, 3 % deleted and still pending) are written as one file an hour through the lake's own functions; the
-service runs in a process of its own with its default settings but for rate limits. Toward, on 30 days of 2.3 M posts: one-day text
-search p95 0.5 s, 30 days 10 s, common words 0.1 s, simple lookups 0.2 s, export 1 M rows/s of Parquet, 50 clients without error.
+Run: `python -m benchmarks.api [--days N] [--posts-per-day N] [--requests N] [--clients N] [--data FOLDER] [--only NAME ...]`.
+The lake is the one of `benchmarks.api_lake`, kept in `--data` for further runs; the service runs in a process of its own with
+its default settings but for rate limits. The targets are those of 30 days of 2.3 M posts on 2 cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -17,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,14 +23,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-import polars as pl
 
-POST = "app.bsky.feed.post"
-HOUR_US = 3_600_000_000
-DAY_US = 24 * HOUR_US
-START_US = 1_790_000_000_000_000 // DAY_US * DAY_US
-AUTHORS = 200_000
-DELETED = 0.03
+from benchmarks.api_lake import DAY_US, HOUR_US, START_US, build, known_word, rare_word
+
+MIXES = ("lookups", "search", "engagement", "counts", "explain", "export", "starvation", "crowd")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,160 +34,26 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=1)
     parser.add_argument("--posts-per-day", type=int, default=500_000)
-    parser.add_argument("--requests", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--data", type=Path, default=None, help="folder that keeps the lake for another run")
+    parser.add_argument("--only", nargs="*", choices=MIXES, default=MIXES, help="what to measure")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = options.data or Path(name)
         facts = build(folder, options.days, options.posts_per_day)
+        others = ", ".join(f"{rows:,} {table.rpartition('.')[2]}s" for table, rows in facts["others"].items())
         print(
-            f"inputs: {facts['rows']:,} post rows over {options.days} day(s), {facts['bytes'] / 1e6:,.0f} MB in",
-            f"{facts['files']} files, mean text {facts['text_bytes']:.0f} bytes, {DELETED:.0%} deleted and pending;",
+            f"inputs: {facts['rows']:,} rows of posts over {options.days} day(s), {facts['bytes'] / 1e6:,.0f} MB in",
+            f"{facts['files']} files, text index {facts['index_bytes'] / facts['bytes']:.1%} of that; {others};",
+            f"all tables {facts['all_bytes'] / 1e9:.1f} GB;",
             f"{multiprocessing.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         )
         with Service(folder) as service, httpx.Client(base_url=service.url, timeout=600) as client:
-            measure(client, options.days, options.requests)
-            export(client)
-            crowd(service.url, options.clients, options.requests)
-
-
-# --- the lake ---------------------------------------------------------------------------------------------------------
-
-
-def build(folder: Path, days: int, per_day: int) -> dict[str, Any]:
-    """Write the lake unless `folder` has one of the same size; returns what it holds."""
-    from lake.commit import Batch, Part, commit_batch
-    from lake.convert import to_lake
-    from lake.manifest import Advance, TopicPartition, open_manifest
-    from lake.store import LakeStore
-
-    facts_path = folder / f"facts-{days}-{per_day}.json"
-    if facts_path.exists():
-        return dict(json.loads(facts_path.read_text()))
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(1)
-    manifest = open_manifest(str(folder / "manifest.sqlite"), create=True)
-    store = LakeStore(folder / "lake")
-    topic = f"bluesky.{POST}"
-    epoch = manifest.claim([TopicPartition(topic, 0)], "benchmark")[TopicPartition(topic, 0)].epoch
-    offset = text_bytes = 0
-    rows = max(1, per_day // 24)
-    for hour in range(days * 24):
-        frame = posts(rng, START_US + hour * HOUR_US, rows, offset)
-        text_bytes += int(frame["text"].str.len_bytes().sum())
-        part = Part(POST, topic, START_US + hour * HOUR_US, to_lake(POST, frame))
-        commit_batch(store, manifest, Batch("bench", [part], [Advance(topic, 0, offset, offset + frame.height, epoch)]))
-        offset += frame.height
-    totals = manifest.snapshot().totals(POST)
-    facts = {"rows": totals.rows, "bytes": totals.bytes, "files": totals.files, "text_bytes": text_bytes / totals.rows}
-    manifest.close()
-    facts_path.write_text(json.dumps(facts))
-    return facts
-
-
-def vocabulary() -> list[str]:
-    """20,000 made-up words, the frequent ones short."""
-    letters = np.random.default_rng(7)
-    syllables = [
-        "ka",
-        "ro",
-        "mi",
-        "ten",
-        "sol",
-        "ba",
-        "ri",
-        "lu",
-        "no",
-        "ves",
-        "da",
-        "ku",
-        "hi",
-        "zan",
-        "pe",
-        "猫",
-        "空",
-    ]
-    return [
-        "".join(letters.choice(syllables, 1 + min(4, number.bit_length() // 4))) + str(number % 7)
-        for number in range(1, 20_001)
-    ]
-
-
-_WORDS = vocabulary()
-_ZIPF = np.cumsum(1 / np.arange(1, len(_WORDS) + 1) ** 1.05)
-_LANGS = [["en"], ["ja"], ["pt"], ["de"], ["es"], ["en", "es"], []]
-
-
-def posts(rng: np.random.Generator, start_us: int, rows: int, offset: int) -> pl.DataFrame:
-    """Decoded Avro rows of one hour: creates, and deletes of the share DELETED of them."""
-    from schemas.records import EVENT_FIELDS
-
-    deletes = int(rows * DELETED)
-    lengths = rng.integers(3, 22, rows)
-    picks = np.searchsorted(_ZIPF, rng.random(int(lengths.sum())) * _ZIPF[-1])
-    words = np.array(_WORDS, dtype=object)[picks]
-    ends = np.cumsum(lengths)
-    texts = [" ".join(words[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
-    times = np.sort(rng.integers(start_us, start_us + HOUR_US, rows))
-    # TIDs are microseconds and ten bits of clock id.
-    numbers = (times << 10) | rng.integers(0, 1024, rows)
-    tids = pl.Series([tid(int(number)) for number in numbers])
-    dids = pl.Series([f"did:plc:{number:024d}" for number in (rng.zipf(1.3, rows) % AUTHORS)])
-    gone = np.sort(rng.choice(rows, deletes, replace=False))
-    created = pl.from_epoch(pl.Series(times // 1000), "ms").dt.strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
-    langs = pl.Series([_LANGS[number] for number in rng.integers(0, len(_LANGS), rows)], dtype=pl.List(pl.String))
-    common = {
-        "kind": "commit",
-        "collection": POST,
-        "source_host": "ws://benchmark",
-        "protocol": "v2",
-        "replayed": False,
-        "resync": False,
-    }
-    creates = pl.DataFrame(
-        {"time_us": times, "did": dids, "rkey": tids, "rev": tids, "text": texts, "created_at": created, "langs": langs}
-    ).with_columns(operation=pl.lit("create"), record_type=pl.lit(POST), cid=pl.Series([cid(rng) for _ in range(rows)]))
-    removed = pl.DataFrame(
-        {
-            "time_us": np.minimum(times[gone] + 60_000_000, start_us + HOUR_US - 1),
-            "did": dids.gather(gone),
-            "rkey": tids.gather(gone),
-            "rev": pl.Series([tid(int(number) + (120_000_000 << 10)) for number in numbers[gone]]),
-        }
-    ).with_columns(operation=pl.lit("delete"))
-    frame = pl.concat([creates, removed], how="diagonal").sort("time_us")
-    frame = frame.with_columns(
-        **{name: pl.lit(value) for name, value in common.items()},
-        received_us=pl.col("time_us") + 100_000,
-        kafka_partition=pl.lit(0, pl.Int32),
-        kafka_offset=pl.int_range(offset, offset + frame.height, dtype=pl.Int64),
-    )
-    missing = [field.name for field in EVENT_FIELDS[POST] if field.name not in frame.columns]
-    return frame.with_columns(**{name: pl.lit(None, pl.String) for name in missing if name not in _TYPED}).with_columns(
-        **{name: pl.lit(None, kind) for name, kind in _TYPED.items() if name in missing}
-    )
-
-
-_TYPED = {
-    **dict.fromkeys(
-        ("links", "domains", "hashtags", "mentions", "alt_texts", "self_labels", "tags"), pl.List(pl.String)
-    ),
-    "media_count": pl.Int64,
-    "seq": pl.Int64,
-}
-_ALPHABET = "234567abcdefghijklmnopqrstuvwxyz"
-_CID_ALPHABET = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)
-
-
-def tid(number: int) -> str:
-    """The text of a TID."""
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(60, -1, -5))
-
-
-def cid(rng: np.random.Generator) -> str:
-    """A random CID of the usual form."""
-    return "bafyrei" + _CID_ALPHABET[rng.integers(0, 32, 51)].tobytes().decode() + "a"
+            bench = Bench(client, service.url, options.days, options.requests, options.clients)
+            for name in options.only:
+                getattr(bench, name)()
+                print(f"memory of the service after {name}: {service.memory()}", flush=True)
 
 
 # --- the service ------------------------------------------------------------------------------------------------------
@@ -242,78 +102,14 @@ class Service:
         self._pipe.send(None)
         self._process.join(30)
 
+    def memory(self) -> str:
+        """Resident memory of the process, now and at most."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        values = dict(line.split(":", 1) for line in status.splitlines() if line.startswith(("VmRSS", "VmHWM")))
+        return " at most ".join(f"{int(values[name].split()[0]) / 1024:,.0f} MB" for name in ("VmRSS", "VmHWM"))
+
 
 # --- what is measured -------------------------------------------------------------------------------------------------
-
-
-def timed(name: str, requests: int, call: Callable[[int], None]) -> None:
-    """Print median and 95th percentile of some calls, after one to warm up."""
-    call(0)
-    seconds = []
-    for number in range(requests):
-        started = time.perf_counter()
-        call(number + 1)
-        seconds.append(time.perf_counter() - started)
-    seconds.sort()
-    slow = seconds[min(len(seconds) - 1, round(0.95 * len(seconds)))]
-    print(f"{name:<58} p50 {statistics.median(seconds) * 1000:8.1f} ms   p95 {slow * 1000:8.1f} ms")
-
-
-def get(client: httpx.Client, path: str, **parameters: Any) -> dict[str, Any]:
-    """A JSON answer; fails the benchmark when it is an error."""
-    answer = client.get(path, params=parameters)
-    answer.raise_for_status()
-    return dict(answer.json())
-
-
-def whole_search(client: httpx.Client, **parameters: Any) -> int:
-    """All pages of a search; the number of results."""
-    found, cursor = 0, None
-    while True:
-        body = get(client, "/v1/search", limit=1000, **parameters, **({"cursor": cursor} if cursor else {}))
-        found += body["meta"]["count"]
-        cursor = body["meta"]["next_cursor"]
-        if cursor is None:
-            return found
-
-
-def measure(client: httpx.Client, days: int, requests: int) -> None:
-    """Latencies of one client."""
-    common, middle, rare = _WORDS[1], _WORDS[300], _WORDS[15_000]
-    last = {"start": (START_US + (days - 1) * DAY_US) // 1, "end": START_US + days * DAY_US}
-    day = {name: iso(value) for name, value in last.items()}
-    uri = get(client, "/v1/search", limit=1)["results"][0]["uri"]
-    timed("liveness", requests, lambda _: get(client, "/health/live") and None)
-    timed("statistics of the lake", requests, lambda _: get(client, "/v1/stats") and None)
-    timed("one post by uri", requests, lambda _: get(client, f"/v1/posts/{uri}") and None)
-    timed("search, newest 50, no filter", requests, lambda _: get(client, "/v1/search") and None)
-    timed(
-        f"search, newest 50, common word {common!r}",
-        requests,
-        lambda _: get(client, "/v1/search", text=common) and None,
-    )
-    timed(
-        "search, newest 50, two words",
-        requests,
-        lambda _: get(client, "/v1/search", text=f"{common} {middle}") and None,
-    )
-    slow = max(3, requests // 5)
-    timed(
-        "search, one day to its end, rare word", slow, lambda _: whole_search(client, text=rare + "x", **day) and None
-    )
-    timed(
-        f"search, {days} day(s) to the end, rare word", slow, lambda _: whole_search(client, text=rare + "x") and None
-    )
-    timed(
-        f"search, {days} day(s) to the end, rare phrase",
-        slow,
-        lambda _: whole_search(client, text=f'"{rare} {rare}"') and None,
-    )
-    timed(
-        "counts, one day by hour, common word", slow, lambda _: get(client, "/v1/counts", text=common, **day) and None
-    )
-    timed(f"counts, {days} day(s), no filter", slow, lambda _: get(client, "/v1/counts") and None)
-    timed(f"aggregate by language, {days} day(s)", slow, lambda _: get(client, "/v1/aggregate", by="lang") and None)
 
 
 def iso(micros: int) -> str:
@@ -321,60 +117,223 @@ def iso(micros: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(micros // 1_000_000))
 
 
-def export(client: httpx.Client) -> None:
-    """Rows a second of an export of everything, from the request to the finished file."""
-    for fields in (["uri", "time", "did", "text"], None):
-        started = time.perf_counter()
-        body = {"format": "parquet", "compression": "zstd"} | ({"fields": fields} if fields else {})
-        info = client.post("/v1/exports", json=body).raise_for_status().json()
-        while info["state"] in ("queued", "running"):
-            time.sleep(0.05)
-            info = client.get(f"/v1/exports/{info['id']}").json()
-        seconds = time.perf_counter() - started
-        names = ",".join(fields) if fields else "18 default columns"
-        size = f"{info['rows']:,} rows, {info['bytes'] / 1e6:.0f} MB"
-        print(f"export to Parquet, {names}: {size}, {info['rows'] / seconds:,.0f} rows/s ({info['state']})")
-        client.delete(f"/v1/exports/{info['id']}")
-
-
-def crowd(url: str, clients: int, requests: int) -> None:
-    """Mixed requests of many clients at once: errors by status, and latencies."""
-    seconds: list[float] = []
-    statuses: Counter[int] = Counter()
-    lock = threading.Lock()
-
-    def one(number: int) -> None:
-        rng = np.random.default_rng(number)
-        with httpx.Client(base_url=url, timeout=600) as client:
-            for _ in range(max(1, requests // 5)):
-                path, parameters = [
-                    ("/v1/search", {"text": _WORDS[int(rng.integers(1, 50))]}),
-                    ("/v1/search", {"author": f"did:plc:{int(rng.integers(1, 100)):024d}"}),
-                    ("/v1/stats", {}),
-                    (
-                        "/v1/counts",
-                        {
-                            "text": _WORDS[int(rng.integers(1, 2000))],
-                            "start": iso(START_US),
-                            "end": iso(START_US + HOUR_US * 6),
-                        },
-                    ),
-                ][int(rng.integers(0, 4))]
-                started = time.perf_counter()
-                status = client.get(path, params=parameters).status_code
-                with lock:
-                    seconds.append(time.perf_counter() - started)
-                    statuses[status] += 1
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(one, range(clients)))
-    seconds.sort()
+def report(name: str, seconds: list[float], target: float | None) -> None:
+    """Print median and 95th percentile, and whether the latter reaches the target."""
+    seconds = sorted(seconds)
+    slow = seconds[min(len(seconds) - 1, round(0.95 * (len(seconds) - 1)))]
+    judged = "" if target is None else f"   target {target:g} s {'reached' if slow <= target else 'MISSED'}"
     print(
-        f"{clients} clients at once, {len(seconds)} mixed requests in {time.perf_counter() - started:.1f} s:",
-        f"statuses {dict(statuses)}, p50 {statistics.median(seconds) * 1000:.0f} ms,",
-        f"p95 {seconds[round(0.95 * (len(seconds) - 1))] * 1000:.0f} ms",
+        f"{name:<60} n {len(seconds):3d}  p50 {statistics.median(seconds):7.3f} s  p95 {slow:7.3f} s{judged}",
+        flush=True,
     )
+
+
+class Bench:
+    """The measurements, each of which prints its figures."""
+
+    def __init__(self, client: httpx.Client, url: str, days: int, requests: int, clients: int) -> None:
+        self._client = client
+        self._url = url
+        self._days = days
+        self._requests = requests
+        self._clients = clients
+        self._last = self._day(days - 1)
+
+    @staticmethod
+    def _day(number: int) -> dict[str, str]:
+        return {"start": iso(START_US + number * DAY_US), "end": iso(START_US + (number + 1) * DAY_US)}
+
+    def _get(self, path: str, **parameters: Any) -> dict[str, Any]:
+        answer = self._client.get(path, params=parameters)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def _timed(self, name: str, target: float | None, calls: Sequence[Callable[[], Any]]) -> None:
+        """Time each call once, after the first has warmed things up."""
+        calls[0]()
+        seconds = []
+        for call in calls:
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+        report(name, seconds, target)
+
+    def _searches(self, texts: Sequence[str], **more: Any) -> list[Callable[[], Any]]:
+        return [lambda text=text: self._get("/v1/search", text=text, **more) for text in texts]  # type: ignore[misc]
+
+    def lookups(self) -> None:
+        """Answers about one thing."""
+        newest = self._get("/v1/search", limit=200)["results"]
+        uris = [newest[number * 3]["uri"] for number in range(self._requests)]
+        dids = [newest[number * 3 + 1]["did"] for number in range(self._requests)]
+        self._timed("liveness", 0.2, [lambda: self._get("/health/live")] * self._requests)
+        self._timed("statistics of the lake", 0.2, [lambda: self._get("/v1/stats")] * self._requests)
+        self._timed("one post by uri", 0.2, [lambda u=u: self._get(f"/v1/posts/{u}") for u in uris])  # type: ignore[misc]
+        self._timed("one author", 0.2, [lambda d=d: self._get(f"/v1/authors/{d}") for d in dids])  # type: ignore[misc]
+        self._timed(
+            "an author's newest 50 posts",
+            0.2,
+            [lambda d=d: self._get("/v1/search", author=d) for d in dids],  # type: ignore[misc]
+        )
+
+    def search(self) -> None:
+        """Searches by text, newest first."""
+        some = self._requests
+        common = [known_word(rank) for rank in range(some)]
+        self._timed("newest 50, no filter", 0.1, [lambda: self._get("/v1/search")] * some)
+        self._timed("newest 50, common words", 0.1, self._searches(common))
+        self._timed("newest 50, two common words", 0.1, self._searches([f"{w} {common[0]}" for w in common[1:]]))
+        last = self._days - 1
+        middle = [known_word(8_999 - rank * 30) for rank in range(some)]
+        rare = [rare_word(last, place=0.2 + 0.03 * number) for number in range(some)]
+        absent = [f"zz{number}quux" for number in range(some)]
+        mixed = [*common[: some // 4], *middle[: some // 4], *rare[: some // 4], *absent[: some // 4]]
+        self._timed("one day: words of all frequencies", 0.5, self._searches(mixed, **self._last))
+        self._timed(
+            "one day: words of every hour, whole day read", 0.5, self._searches(middle, limit=1000, **self._last)
+        )
+        few = max(3, some // 4)
+        self._timed(
+            f"{self._days} days: rare words",
+            1,
+            self._searches([rare_word(d % self._days, place=0.7) for d in range(some)]),
+        )
+        self._timed(f"{self._days} days: words that do not occur", 1, self._searches(absent))
+        phrases = [f'"{rare_word(d % self._days, place=0.1)} {known_word(d)}"' for d in range(some)]
+        self._timed(f"{self._days} days: rare phrases", 1, self._searches(phrases))
+        wide = [rare_word(d % self._days, "ja", 0.7) for d in range(some)]
+        self._timed(f"{self._days} days: rare Japanese words", 1, self._searches(wide))
+        short = [f'"{known_word(400 + d)[:4]} qx"' for d in range(few)]
+        self._timed(f"{self._days} days: everything read (words too short to index)", 10, self._searches(short))
+        self._timed(f"{self._days} days: words of every hour, 1,000 rows", 10, self._searches(middle[:few], limit=1000))
+        self._timed(f"{self._days} days: oldest 50, common words", 0.1, self._searches(common, sort="oldest"))
+
+    def engagement(self) -> None:
+        """Filters and orders by likes."""
+        for days in sorted({1, min(7, self._days), self._days}):
+            when = {"start": iso(START_US + (self._days - days) * DAY_US), "end": self._last["end"]}
+            for more in ({"min_likes": 50}, {"sort": "engaged"}, {"sort": "engaged", "text": known_word(50)}):
+                name = f"{days} days: " + " ".join(f"{key}={value}" for key, value in more.items())
+                self._timed(name, 30, [lambda m=more, w=when: self._get("/v1/search", **m, **w)] * 3)  # type: ignore[misc]
+
+    def counts(self) -> None:
+        """Counts and aggregates."""
+        started = time.perf_counter()
+        self._get("/v1/counts")
+        print(
+            f"{'first counts over all days (makes the roll-ups if missing)':<60} {time.perf_counter() - started:.3f} s"
+        )
+        some = self._requests
+        self._timed(f"counts, {self._days} days, no filter", 0.3, [lambda: self._get("/v1/counts")] * some)
+        self._timed(f"counts, {self._days} days, lang=ja", 0.3, [lambda: self._get("/v1/counts", lang="ja")] * some)
+        self._timed(
+            "counts, one day by hour, common word",
+            None,
+            [lambda: self._get("/v1/counts", text=known_word(30), **self._last)] * 3,
+        )
+        self._timed(
+            f"counts, {self._days} days, rare word", None, [lambda: self._get("/v1/counts", text=rare_word(0))] * 3
+        )
+        self._timed(
+            "aggregate by language, one day", None, [lambda: self._get("/v1/aggregate", by="lang", **self._last)] * 3
+        )
+
+    def explain(self) -> None:
+        """What explain expects beside what the same query takes."""
+        for days in sorted({1, min(7, self._days), self._days}):
+            when = {"start": iso(START_US + (self._days - days) * DAY_US), "end": self._last["end"]}
+            for path, more in (
+                ("search", {"text": f'"{known_word(400)[:4]} qx"'}),
+                ("counts", {"text": known_word(30)}),
+                ("counts", {"lang": "ja"}),
+            ):
+                told = self._get("/v1/explain", target=path, **more, **when)
+                started = time.perf_counter()
+                answer = self._client.get(f"/v1/{path}", params={**more, **when})
+                taken = time.perf_counter() - started
+                ratio = told["expected_seconds"] / taken
+                judged = "within 3 x" if 1 / 3 <= ratio <= 3 else "MISSED"
+                print(
+                    f"explain {path} {days} days {more}: expected {told['expected_seconds']:.2f} s, took {taken:.2f} s"
+                    f" (status {answer.status_code}): {judged}",
+                    flush=True,
+                )
+
+    def export(self) -> None:
+        """Rows a second of exports, from the request to the finished file."""
+        all_days = {} if self._days <= 3 else {"start": iso(START_US), "end": iso(START_US + 3 * DAY_US)}
+        for form, fields, target in (
+            ("parquet", ["uri", "time", "did", "text"], 1_000_000),
+            ("parquet", None, None),
+            ("csv", ["uri", "time", "did", "text"], None),
+            ("ndjson", ["uri", "time", "did", "text"], None),
+        ):
+            body = {"format": form, "compression": "zstd", **all_days} | ({"fields": fields} if fields else {})
+            started = time.perf_counter()
+            info = self._client.post("/v1/exports", json=body).raise_for_status().json()
+            while info["state"] in ("queued", "running"):
+                time.sleep(0.05)
+                info = self._client.get(f"/v1/exports/{info['id']}").json()
+            rate = info["rows"] / (time.perf_counter() - started)
+            names = ",".join(fields) if fields else "18 default columns"
+            judged = "" if target is None else f"   target {target:,} {'reached' if rate >= target else 'MISSED'}"
+            size = f"{info['rows']:,} rows, {info['bytes'] / 1e6:.0f} MB"
+            print(f"export to {form}, {names}: {size}, {rate:,.0f} rows/s ({info['state']}){judged}", flush=True)
+            self._client.delete(f"/v1/exports/{info['id']}")
+
+    def starvation(self) -> None:
+        """Light answers while heavy queries of others run all the time."""
+        stop = threading.Event()
+        statuses: Counter[int] = Counter()
+
+        def heavy(number: int) -> None:
+            with httpx.Client(base_url=self._url, timeout=600) as client:
+                while not stop.is_set():
+                    text = f'"{known_word(500 + number)[:4]} qx"'
+                    statuses[client.get("/v1/counts", params={"text": text}).status_code] += 1
+
+        threads = [threading.Thread(target=heavy, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        self.lookups()
+        self._timed("newest 50, common words", None, self._searches([known_word(n) for n in range(self._requests)]))
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(f"beside 4 clients with counts over {self._days} days, statuses {dict(statuses)}")
+
+    def crowd(self) -> None:
+        """Mixed requests of many clients at once: errors by status, and latencies."""
+        seconds: list[float] = []
+        statuses: Counter[int] = Counter()
+        lock = threading.Lock()
+
+        def mix(number: int) -> Iterator[tuple[str, dict[str, Any]]]:
+            rng = np.random.default_rng(number)
+            for _ in range(max(1, self._requests // 5)):
+                yield (
+                    ("/v1/search", {"text": known_word(int(rng.integers(1, 50)))}),
+                    ("/v1/search", {"text": rare_word(int(rng.integers(0, self._days)))}),
+                    ("/v1/search", {"author": f"did:plc:{'a' * 24}"}),
+                    ("/v1/stats", {}),
+                    ("/v1/counts", {"text": known_word(9), "start": iso(START_US), "end": iso(START_US + HOUR_US * 6)}),
+                )[int(rng.integers(0, 5))]
+
+        def one(number: int) -> None:
+            with httpx.Client(base_url=self._url, timeout=600) as client:
+                for path, parameters in mix(number):
+                    started = time.perf_counter()
+                    status = client.get(path, params=parameters).status_code
+                    with lock:
+                        seconds.append(time.perf_counter() - started)
+                        statuses[status] += 1
+
+        with ThreadPoolExecutor(self._clients) as pool:
+            list(pool.map(one, range(self._clients)))
+        judged = "reached" if set(statuses) == {200} else "MISSED"
+        report(f"{self._clients} clients at once, mixed requests", seconds, None)
+        print(f"statuses {dict(statuses)}: no error {judged}")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ from api.compliance import KEY_COLUMNS
 from api.engagement import ENGAGEMENT, candidates, count_engagement, same_record
 from api.engine import Session
 from api.extras import EXTRA_FIELDS, HANDLE
+from api.fetch import PLACE
 from api.handles import handles_of_accounts
 from api.identifiers import POST
 from api.labels.sql import LabelColumn, label_join
 from api.posts_query import Selection, prepare
 from api.relation import Lake, Source
 from api.snapshots import Scan
-from api.walk import PLACE, order_by
+from api.walk import order_by
 from lake.convert import lake_schema
 
 STEP_ROWS: Final = 1_000_000
