@@ -25,7 +25,7 @@ from api.labels.config import folder as label_folder
 from api.middleware import RequestCounts, RequestLayer
 from api.relation import Lake
 from api.rollups import Rollups
-from api.routes import authors, counts, explain, graph, health, lab, page, posts, records, search, stats
+from api.routes import authors, compliance, counts, explain, graph, health, lab, page, posts, records, search, stats
 from api.routes import exports as export_routes
 from api.services import Services, make_export_lane, make_lanes
 from api.snapshots import SnapshotSource
@@ -102,7 +102,7 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     app.include_router(page.router)
     app.include_router(lab.router)
     app.include_router(label_routes.router, prefix="/v1")
-    for module in (search, counts, posts, authors, graph, records, explain, export_routes, stats):
+    for module in (search, counts, posts, authors, graph, records, explain, export_routes, compliance, stats):
         app.include_router(module.router, prefix="/v1")
     return app
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BeforeValidator, Field
 
 from api.times import format_time
 from lake.convert import from_lake_columns
@@ -20,6 +21,25 @@ _RENAMED: Final = {"time_us": "time", "received_us": "received"}
 _TIMES: Final = ("time", "received")
 _URI_FIELDS: Final = ("did", "collection", "rkey")
 PROVENANCE: Final = ("kafka_partition", "kafka_offset")
+
+
+def _split_names(value: Any) -> Any:
+    """Names given as a list, as one text with commas, or as both."""
+    if value is None:
+        return ()
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    names = tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError("no field is named: leave it out for the usual ones")
+    return names
+
+
+FieldNames = Annotated[
+    tuple[Annotated[str, Field(max_length=2000)], ...], BeforeValidator(_split_names), Field(max_length=100)
+]
+"""A parameter that chooses columns: names separated by commas or repeated, each kept once; empty = the usual ones."""
 
 
 @cache

@@ -13,9 +13,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.wording import expected_of, explain, nearest
 from lake.errors import LakeError, ManifestUnavailable, SnapshotExpired
 from schemas.errors import ExplorerError
 
@@ -188,14 +192,16 @@ def over_capacity(detail: str, retry_after: int) -> ApiError:
 def unknown_parameter(name: str, allowed: Iterable[str], *, location: str = "query") -> ApiError:
     """400 that names the nearest allowed parameter, or all of them."""
     known = sorted(allowed)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    remedy = f"did you mean {near[0]!r}?" if near else f"the parameters are: {', '.join(known) or 'none'}"
+    near = nearest(name, known)
+    remedy = f"did you mean {near!r}?" if near else f"the parameters are: {', '.join(known) or 'none'}"
+    if near == "cursor":
+        remedy = "there are no page numbers: pass the answer's `next_cursor` as `cursor`"
     detail = f"there is no parameter {name!r}: {remedy}"
     return ApiError(
         Problem.UNKNOWN_PARAMETER,
         detail,
         errors=[FieldError(name, detail, location)],
-        extension={"allowed": known} | ({"suggestion": near[0]} if near else {}),
+        extension={"allowed": known} | ({"suggestion": near} if near else {}),
     )
 
 
@@ -222,8 +228,8 @@ def problem_response(request: Request, error: ApiError) -> JSONResponse:
     )
 
 
-def _validation_error(error: RequestValidationError) -> ApiError:
-    found = []
+def _validation_error(request: Request, error: RequestValidationError) -> ApiError:
+    found: list[FieldError] = []
     for item in error.errors():
         place, *path = [str(part) for part in item["loc"]] or ["body"]
         if item["type"] == "json_invalid":
@@ -233,13 +239,39 @@ def _validation_error(error: RequestValidationError) -> ApiError:
                 errors=[FieldError("body", item["msg"], "body")],
             )
         name = next((part for part in path if not part.isdigit()), place)
+        known = _fields_of(request, place)
+        if item["type"] == "extra_forbidden" and len(path) == 1 and known:
+            return unknown_parameter(name, known, location=place)
         pointer = (
             "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in path) if place == "body" else None
         )
-        message = str(item["msg"]).removeprefix("Value error, ")
-        found.append(FieldError(name, message, place, pointer))
+        message = ""
+        if not path and item["type"] == "value_error":
+            # A rule about several parameters: its text begins with the one to change.
+            name, _, message = str(item["msg"]).removeprefix("Value error, ").partition(" ")
+        if item["type"] == "too_short" and any(other.parameter == name for other in found):
+            continue  # the values that were wrong are not in the list any more
+        info = known.get(name)
+        expected = expected_of(info.annotation, info.description) if info is not None else ""
+        found.append(FieldError(name, message or explain(item, expected), place, pointer))
     detail = "; ".join(f"{item.parameter}: {item.detail}" for item in found[:5])
     return ApiError(Problem.INVALID_PARAMETER, detail, errors=found)
+
+
+def _fields_of(request: Request, place: str) -> dict[str, FieldInfo]:
+    """The inputs of the request's route that come in the query or the body, by name."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return {}
+    body = [route.body_field] if route.body_field is not None else []
+    found: dict[str, FieldInfo] = {}
+    for field in body if place == "body" else route.dependant.query_params:
+        annotation = field.field_info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found |= annotation.model_fields
+        else:
+            found[field.name] = field.field_info
+    return found
 
 
 def _methods(request: Request) -> str:
@@ -257,7 +289,9 @@ def _http_error(request: Request, error: HTTPException) -> ApiError:
     headers = dict(error.headers or {})
     match error.status_code:
         case 404:
-            return ApiError(Problem.NOT_FOUND, "no such address: /docs lists every one", headers=headers)
+            near = difflib.get_close_matches(request.url.path, request.app.openapi()["paths"], n=1, cutoff=0.7)
+            hint = f"did you mean {near[0]}?" if near else "/docs lists every one"
+            return ApiError(Problem.NOT_FOUND, f"no such address: {hint}", headers=headers)
         case 405:
             allowed = _methods(request)
             return ApiError(
@@ -276,7 +310,7 @@ def _http_error(request: Request, error: HTTPException) -> ApiError:
 def from_lake(error: ExplorerError) -> ApiError:
     """The client's view of a lake error; what an operator must know is logged, not sent."""
     if isinstance(error, SnapshotExpired):
-        return ApiError(Problem.SNAPSHOT_GONE, f"{error.message}: leave as_of out, or use a newer snapshot")
+        return ApiError(Problem.SNAPSHOT_GONE, f"as_of: {error.message} {error.remedy}")
     if isinstance(error, ManifestUnavailable):
         return ApiError(
             Problem.UNAVAILABLE,
@@ -296,7 +330,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem_response(request, _validation_error(error))
+        return problem_response(request, _validation_error(request, error))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

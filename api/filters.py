@@ -6,13 +6,14 @@ post does not have is not met, and its `not_…` is.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api import query_text
-from api.identifiers import Actor, PostUri
+from api.identifiers import Actor, AnyUri, PostUri
 from api.times import Moment
 
 MAX_VALUES = 100
@@ -80,10 +81,13 @@ def _url(value: str) -> str:
     return _word(host.lower() + slash + rest)
 
 
+_LANGUAGE: Final = re.compile(r"(?=.{2,35}\Z)[a-z]{2,3}(-[a-z0-9]{1,8})*", re.ASCII)
+
+
 def _language(value: str) -> str:
     language = value.strip().lower()
-    if not 2 <= len(language) <= 35 or not language.isascii() or not language.replace("-", "").isalnum():
-        raise ValueError("it is not a BCP 47 language tag; write en or pt-BR")
+    if not _LANGUAGE.fullmatch(language):
+        raise ValueError("it is not a BCP 47 language tag of two or three letters; write en (not english) or pt-BR")
     return language
 
 
@@ -175,7 +179,7 @@ class PostFilters(TimeRange):
         None, description="The thread that starts at this post: the post and every reply under it."
     )
     quote: bool | None = Field(None, description="Only posts that quote a record (true) or that do not (false).")
-    quoted: PostUri | None = Field(None, description="Posts that quote this post.")
+    quoted: AnyUri | None = Field(None, description="Posts that quote this post (or list, feed, starter pack).")
     quoted_author: tuple[Actor, ...] = _list("Posts that quote a record of these accounts.")
 
     operation: Operation | None = Field(

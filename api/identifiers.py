@@ -111,15 +111,22 @@ Actor = Annotated[
 ]
 """A parameter that names an account: DID or handle."""
 
-PostUri = Annotated[
-    RecordUri,
-    BeforeValidator(parse_record_uri),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema(
-        {"type": "string", "examples": ["at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3l6oveex3ii2l"]}
-    ),
-]
-"""A parameter that names a record."""
+
+def parse_post_uri(value: Any) -> RecordUri:
+    """Read an at-uri of a post, or its address on bsky.app; ValueError otherwise."""
+    uri = parse_record_uri(value)
+    if uri.collection != POST:
+        raise ValueError(f"it names a record of {uri.collection}, not a post; write at://<did or handle>/{POST}/<key>")
+    return uri
+
+
+_URI_SCHEMA: Final = WithJsonSchema(
+    {"type": "string", "examples": ["at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3l6oveex3ii2l"]}
+)
+AnyUri = Annotated[RecordUri, BeforeValidator(parse_record_uri), PlainSerializer(str, return_type=str), _URI_SCHEMA]
+"""A parameter that names a record of any collection."""
+PostUri = Annotated[RecordUri, BeforeValidator(parse_post_uri), PlainSerializer(str, return_type=str), _URI_SCHEMA]
+"""A parameter that names a post."""
 
 Collection = Annotated[
     str, BeforeValidator(parse_collection), WithJsonSchema({"type": "string", "examples": ["app.bsky.feed.post"]})

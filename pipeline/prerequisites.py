@@ -20,11 +20,11 @@ INSTALL_SECONDS = 600
 
 @dataclass(frozen=True)
 class Tool:
-    """A program of the operating system: how to find it, the Debian package that brings it, what needs it."""
+    """A program of the operating system: how to find it, the Debian packages that bring it, what needs it."""
 
     name: str
     find: Callable[[], str | None]
-    package: str
+    packages: tuple[str, ...]
     purpose: str
 
 
@@ -37,9 +37,19 @@ def find_postgres() -> str | None:
     return str(candidates[-1]) if candidates else None
 
 
+def find_r() -> str | None:
+    """R, when it has the packages that the recipes for researchers use."""
+    found = shutil.which("Rscript")
+    if found is None:
+        return None
+    test = [found, "-e", "library(httr2); library(jsonlite)"]
+    return found if subprocess.run(test, check=False, capture_output=True, timeout=60).returncode == 0 else None
+
+
 TOOLS = (
-    Tool("PostgreSQL", find_postgres, "postgresql", "the manifest on PostgreSQL"),
-    Tool("Chromium", lambda: shutil.which("chromium"), "chromium", "the page in a real browser"),
+    Tool("PostgreSQL", find_postgres, ("postgresql",), "the manifest on PostgreSQL"),
+    Tool("Chromium", lambda: shutil.which("chromium"), ("chromium",), "the page in a real browser"),
+    Tool("R", find_r, ("r-base-core", "r-cran-httr2", "r-cran-jsonlite"), "the recipes for R"),
 )
 
 
@@ -50,7 +60,13 @@ def missing() -> list[Tool]:
 
 def install_command(tools: list[Tool]) -> list[str]:
     """The Debian command that installs `tools`."""
-    return ["apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in tools)]
+    return [
+        "apt-get",
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        *(name for tool in tools for name in tool.packages),
+    ]
 
 
 @click.command()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from api.columns import FieldNames
 from api.filters import PostQuery
 from api.tabular import TableFormat
 from api.times import format_time
@@ -39,8 +40,8 @@ class ExportRequest(PostQuery):
 
     format: TableFormat = Field(TableFormat.CSV, description="How rows are written.")
     compression: Compression = Field(Compression.NONE, description="How the file is compressed.")
-    fields: Annotated[tuple[str, ...], Field(max_length=100)] | None = Field(
-        None,
+    fields: FieldNames = Field(
+        (),
         description="Columns, as a list or separated by commas; `likes`, `reposts`, `replies`, `quotes`, `handle` and "
         "`label:[owner/]name[.column][@version]` are computed.",
     )
@@ -53,13 +54,8 @@ class ExportRequest(PostQuery):
         min_length=1,
         max_length=100,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="Beginning of the file's name.",
+        description="Beginning of the file's name: letters, digits, dot, hyphen and underscore.",
     )
-
-    @field_validator("fields", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class ExportInfo(BaseModel):

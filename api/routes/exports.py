@@ -1,4 +1,4 @@
-"""/v1/exports: jobs that write what a query selects into a file, and the file itself; /v1/compliance: what became of a copy."""
+"""/v1/exports: jobs that write what a query selects into a file, and the file itself."""
 
 from __future__ import annotations
 
@@ -6,33 +6,27 @@ import asyncio
 import base64
 import hashlib
 import re
-import time
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Request
-from pydantic import Field
+from fastapi import APIRouter, Depends, Header, Path, Request
 from starlette.responses import FileResponse, Response
 
 from api.access import Principal, Scope, principal
 from api.aggregates import LABEL
-from api.answers import QUERY_PROBLEMS, Answer, SnapshotInfo, json_answer, problem_answers
-from api.compliance import Fate, fates, summary
-from api.engine import Session
-from api.errors import ApiError, FieldError, Problem, bad_parameter
+from api.answers import QUERY_PROBLEMS, json_answer, problem_answers
+from api.errors import ApiError, FieldError, Problem
 from api.exports.model import Compression, ExportInfo, ExportList, ExportRequest, Job, State
 from api.exports.service import Exports, provenance
 from api.extras import EXTRA_FIELDS
-from api.handles import resolve
-from api.identifiers import POST, PostUri, RecordUri, is_did
+from api.identifiers import POST
 from api.labels.service import labels_of
 from api.parameters import known_parameters
-from api.routes.common import check_fields, plan_posts, snapshot_of
+from api.routes.common import check_fields, plan_posts
 from api.routes.search import DEFAULT_FIELDS
 from api.services import Services, services
-from api.snapshots import snapshot_json
 from api.tabular import MEDIA_TYPES, TableFormat
 
-router = APIRouter(dependencies=[Depends(known_parameters)])
+router = APIRouter(tags=["exports"], dependencies=[Depends(known_parameters)])
 _PROBLEMS: Final = QUERY_PROBLEMS | problem_answers(Problem.NOT_FOUND, Problem.INVALID_BODY)
 _ETAG: Final = re.compile(r'"([0-9]+)-[0-9a-f]{64}"')
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-(\d{1,18})")
@@ -46,7 +40,6 @@ def exports_of(request: Request) -> Exports:
 
 
 HereExports = Annotated[Exports, Depends(exports_of)]
-ExportId = Annotated[str, Path(description="Id of an export.")]
 
 
 def own_job(exports: Exports, who: Principal, export_id: str, parameter: str = "id", location: str = "path") -> Job:
@@ -58,11 +51,22 @@ def own_job(exports: Exports, who: Principal, export_id: str, parameter: str = "
     return job
 
 
+def job_of_path(
+    request: Request,
+    id: Annotated[str, Path(description="Id of an export.")],  # noqa: A002 - the path's name
+    exports: HereExports,
+) -> Job:
+    """The caller's export that the path names; ApiError 404."""
+    return own_job(exports, principal(request), id)
+
+
+OwnJob = Annotated[Job, Depends(job_of_path)]
+
+
 @router.post(
     "/exports",
     operation_id="create_export",
     summary="Start an export",
-    tags=["exports"],
     status_code=202,
     response_model=ExportInfo,
     responses=_PROBLEMS | problem_answers(Problem.CONFLICT, Problem.RATE_LIMITED),
@@ -97,20 +101,14 @@ async def create_export(
 
 
 def _columns(body: ExportRequest) -> list[str]:
-    if body.fields is None:
-        return list(DEFAULT_FIELDS)
-    names = list(dict.fromkeys(body.fields))
-    if not names:
-        raise bad_parameter("fields", "no field is named: leave it out for the usual ones", location="body")
-    check_fields([name for name in names if not name.startswith(LABEL)], POST, EXTRA_FIELDS)
-    return names
+    check_fields([name for name in body.fields if not name.startswith(LABEL)], POST, EXTRA_FIELDS)
+    return list(body.fields or DEFAULT_FIELDS)
 
 
 @router.get(
     "/exports",
     operation_id="exports",
     summary="Your exports",
-    tags=["exports"],
     response_model=ExportList,
     responses=problem_answers(Problem.UNAUTHORIZED, Problem.FORBIDDEN, Problem.UNKNOWN_PARAMETER, Problem.RATE_LIMITED),
 )
@@ -125,13 +123,11 @@ async def list_exports(request: Request, exports: HereExports) -> Response:
     "/exports/{id}",
     operation_id="export",
     summary="An export",
-    tags=["exports"],
     response_model=ExportInfo,
     responses=_PROBLEMS,
 )
-async def export(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002 - the path's name
+async def export(job: OwnJob) -> Response:
     """State and progress."""
-    job = own_job(exports, principal(request), id)
     return json_answer(job.info().model_dump(mode="json"))
 
 
@@ -139,19 +135,18 @@ async def export(request: Request, id: ExportId, exports: HereExports) -> Respon
     "/exports/{id}",
     operation_id="delete_export",
     summary="Cancel or delete an export",
-    tags=["exports"],
     status_code=204,
     responses=_PROBLEMS,
 )
-async def delete_export(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002
+async def delete_export(job: OwnJob, exports: HereExports) -> Response:
     """Stop the job if it waits or runs, and remove its file."""
-    job = own_job(exports, principal(request), id)
     await exports.cancel(job)
     await asyncio.to_thread(exports.store.remove, job.id)
     return Response(status_code=204)
 
 
-def _done(job: Job) -> Job:
+def done(job: Job) -> Job:
+    """The job if its file is there; ApiError 409 or 410 otherwise."""
     if job.state is State.DONE:
         return job
     if job.state is State.EXPIRED:
@@ -167,13 +162,12 @@ def _done(job: Job) -> Job:
     "/exports/{id}/provenance",
     operation_id="export_provenance",
     summary="Where an export came from",
-    tags=["exports"],
     response_model=dict[str, Any],
     responses=_PROBLEMS | problem_answers(Problem.CONFLICT, Problem.GONE),
 )
-async def export_provenance(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002
+async def export_provenance(job: OwnJob) -> Response:
     """Query, snapshot, coverage, columns, number of rows, digest and a text to cite."""
-    job = _done(own_job(exports, principal(request), id))
+    job = done(job)
     headers = {"Content-Disposition": f'attachment; filename="{job.file_name}.metadata.json"'}
     return json_answer(provenance(job, job.sha256), headers=headers)
 
@@ -183,7 +177,6 @@ async def export_provenance(request: Request, id: ExportId, exports: HereExports
     "/exports/{id}/data",
     operation_id="export_data",
     summary="The file of an export",
-    tags=["exports"],
     response_class=Response,
     responses=_PROBLEMS
     | problem_answers(Problem.CONFLICT, Problem.GONE, Problem.RANGE_NOT_SATISFIABLE)
@@ -196,12 +189,12 @@ async def export_provenance(request: Request, id: ExportId, exports: HereExports
         304: {"description": "The file that If-None-Match names is the current one"},
     },
 )
-async def export_data(request: Request, id: ExportId, exports: HereExports) -> Response:  # noqa: A002
+async def export_data(request: Request, job: OwnJob, exports: HereExports) -> Response:
     """The file, whole or by Range. Its strong ETag names its content; send it in If-Range to resume a download.
 
     A download that begins has nothing in it that was removed before; a resumed one goes on with the file it began with.
     """
-    job = _done(own_job(exports, principal(request), id))
+    job = done(job)
     wanted = request.headers.get("range")
     resumed = _generation(request.headers.get("if-range")) if wanted else None
     found, path = await exports.current_file(job, resumed)
@@ -250,92 +243,3 @@ def _check_range(request: Request, text: str, size: int) -> None:
             f"the file has {size} bytes: the range {text} is not part of it",
             headers={"Content-Range": f"bytes */{size}"},
         )
-
-
-class CheckedRecord(Answer):
-    """A record to check; with its cid, an edit since is noticed."""
-
-    uri: PostUri
-    cid: str | None = Field(None, max_length=200)
-
-
-class ComplianceRequest(Answer):
-    """What to check: a list of records, or an export of the caller."""
-
-    uris: list[PostUri] = Field(default=[], max_length=10_000, description="at-uris of records of any collection.")
-    records: list[CheckedRecord] = Field(default=[], max_length=10_000, description="at-uris with cids.")
-    export: str | None = Field(
-        None, max_length=64, description="Id of an export: checks what it held when it was made."
-    )
-
-
-class CheckedFate(Answer):
-    """What became of a record. `as_of` is the time of its last operation, when one was seen."""
-
-    uri: str
-    fate: Fate
-    as_of: str | None
-
-
-class ComplianceAnswer(Answer):
-    """What became of a copy. Unchanged records are counted and not listed when an export was checked."""
-
-    results: list[CheckedFate]
-    summary: dict[str, int]
-    seconds: float
-    snapshot: SnapshotInfo
-
-
-@router.post(
-    "/compliance",
-    operation_id="compliance",
-    summary="What became of records that you have a copy of",
-    tags=["compliance"],
-    response_model=ComplianceAnswer,
-    responses=_PROBLEMS,
-)
-async def compliance(
-    request: Request,
-    body: Annotated[ComplianceRequest, Body()],
-    here: Annotated[Services, Depends(services)],
-    exports: HereExports,
-) -> Response:
-    """For each record: `current`, `edited`, `deleted` (by its author, or with its account), `hidden` (its account is inactive), or
-    `unknown` (never seen by this archive). No content is told."""
-    started = time.monotonic()
-    asked = [(uri, None) for uri in body.uris] + [(record.uri, record.cid) for record in body.records]
-    if (body.export is None) == (not asked):
-        detail = "give either `uris` and `records`, or `export`"
-        raise ApiError(Problem.INVALID_PARAMETER, detail, errors=[FieldError("uris", detail, "body", "/uris")])
-    snapshot, _ = await snapshot_of(here, None)
-    if body.export is not None:
-        job = _done(own_job(exports, principal(request), body.export, "export", "body"))
-        results, counts = await here.query(request, lambda session: _of_export(session, exports, job), heavy=True)
-    else:
-        found = await here.query(request, lambda session: _of_uris(session, here, asked), heavy=True)
-        results = [{"uri": str(uri), "fate": fate, "as_of": moment} for uri, (fate, moment) in found]
-        counts = summary([fate for _, fate in found])
-    body_out = {
-        "results": results,
-        "summary": counts,
-        "seconds": round(time.monotonic() - started, 4),
-        "snapshot": snapshot_json(snapshot),
-    }
-    return json_answer(body_out)
-
-
-def _of_uris(
-    session: Session, here: Services, asked: list[tuple[RecordUri, str | None]]
-) -> list[tuple[RecordUri, tuple[Fate, str | None]]]:
-    snapshot = here.snapshots.newest()
-    dids = resolve(session, here.lake.root, snapshot, {uri.authority for uri, _ in asked if not is_did(uri.authority)})
-    uris = [RecordUri(dids.get(uri.authority, uri.authority), uri.collection, uri.rkey) for uri, _ in asked]
-    found = fates(session, here.lake, snapshot, uris, [cid for _, cid in asked])
-    return list(zip(uris, found, strict=True))
-
-
-def _of_export(session: Session, exports: Exports, job: Job) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    changes = exports.changes(session, job)
-    counts = summary([(fate, None) for _, fate in changes])
-    counts[str(Fate.CURRENT)] = (job.rows or 0) + job.removed_since - len(changes)
-    return [{"uri": uri, "fate": fate, "as_of": None} for uri, fate in changes], counts

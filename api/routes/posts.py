@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api.access import charge_bytes
 from api.aggregates import Interval
 from api.answers import QUERY_PROBLEMS, Answer, Page, SnapshotInfo, json_answer, problem_answers
-from api.columns import publish, to_json
+from api.columns import FieldNames, publish, to_json
 from api.cursors import MAX_CHARACTERS, query_digest
 from api.engagement import ENGAGEMENT, count_subjects
 from api.engine import Session
@@ -74,7 +74,7 @@ class PostQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fields: str | None = Field(None, max_length=2000, description="Columns of `post`, separated by commas.")
+    fields: FieldNames = Field((), description="Columns of `post`, separated by commas or repeated.")
     series: Interval | None = Field(None, description="Also give engagement over time, by this interval.")
 
 
@@ -171,7 +171,7 @@ class ThreadQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fields: str | None = Field(None, max_length=2000, description="Columns of the posts, separated by commas.")
+    fields: FieldNames = Field((), description="Columns of the posts, separated by commas or repeated.")
     limit: int | None = Field(
         None, ge=1, le=1000, description="Posts of the page; 50 unless the service is set otherwise."
     )

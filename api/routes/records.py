@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from api.access import charge_bytes
@@ -61,6 +61,12 @@ class RecordsQuery(ArrivalRange):
     )
     cursor: str | None = Field(None, max_length=MAX_CHARACTERS, description="`next_cursor` of the page before.")
     as_of: int | None = Field(None, ge=1, description="An older snapshot: what arrived since is left out.")
+
+    @model_validator(mode="after")
+    def _deletions_are_logged(self) -> RecordsQuery:
+        if self.view is View.CURRENT and LoggedOperation.DELETE in self.operation:
+            raise ValueError("operation delete is in the log only: add view=log")
+        return self
 
     def meaning(self) -> dict[str, Any]:
         """What a cursor is bound to."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from api.answers import QUERY_PROBLEMS, Page, json_answer, problem_answers
-from api.columns import publish, to_json
+from api.columns import FieldNames, publish, to_json
 from api.cursors import MAX_CHARACTERS
 from api.engine import Session
 from api.errors import Problem, bad_parameter
@@ -88,13 +88,18 @@ class SearchQuery(PostQuery):
     cursor: str | None = Field(
         None, max_length=MAX_CHARACTERS, description="`next_cursor` of the page before; repeat every other parameter."
     )
-    fields: str | None = Field(
-        None,
-        max_length=2000,
-        description="Columns of the rows, separated by commas; `likes`, `reposts`, `replies`, `quotes` (as seen by this "
-        "archive) and `handle` are computed on request.",
-        examples=["uri,time,text,likes"],
+    fields: FieldNames = Field(
+        (),
+        description="Columns of the rows, separated by commas or repeated; `likes`, `reposts`, `replies`, `quotes` (as seen by "
+        "this archive) and `handle` are computed on request.",
+        examples=[["uri,time,text,likes"]],
     )
+
+    @model_validator(mode="after")
+    def _seed_of_a_sample(self) -> SearchQuery:
+        if self.seed and self.sample is None:
+            raise ValueError("seed is for a random sample: give sample too, or leave it out")
+        return self
 
 
 @router.get(
