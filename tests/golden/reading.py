@@ -61,7 +61,7 @@ def frames(store: LakeStore, manifest: Manifest) -> tuple[list[dict[str, Any]], 
     alive, erased = [], []
     for row in rows_of_lake(store, manifest.snapshot(), Wanted()):
         if row.get("erased") is None:
-            alive.append(frame_v2(row))
+            alive.append(json.loads(frame_v2(row)))
         else:
             erased.append(
                 [row[name] for name in ("did", "collection", "rkey", "rev", "operation", "time_us", "erased")]
@@ -108,7 +108,7 @@ def message_frames(
     for topic in sorted({one["topic"] for one in messages}):
         decoded = decode(records_of(topic, messages), TOPICS[topic].schema, lookup_in(registry))
         bad += [str(one.reason) for one in decoded.bad]
-        found += [frame_v2(row) for frame in decoded.frames for row in frame.to_dicts()]
+        found += [json.loads(frame_v2(row)) for frame in decoded.frames for row in frame.to_dicts()]
     return sorted(found, key=_order), bad
 
 
