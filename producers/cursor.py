@@ -6,7 +6,7 @@ such that it and every batch before it are acknowledged completely; the stored c
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,14 +23,16 @@ class Position(NamedTuple):
 class Batch:
     """Events handed over together. `pending` counts those not acknowledged; the owner of the mark changes it.
 
-    `on_done` is called once when all of it, and all before it, is acknowledged; never after a rewind.
+    `topics` counts its records by topic; `on_done` is called once when all of it, and all before it, is acknowledged; never after
+    a rewind.
     """
 
-    __slots__ = ("on_done", "pending", "position", "sealed")
+    __slots__ = ("on_done", "pending", "position", "sealed", "topics")
 
     def __init__(self) -> None:
         self.pending = 0
         self.sealed = False
+        self.topics: Counter[str] = Counter()
         # Of the last event of the batch; None while it holds none that has a position.
         self.position: Position | None = None
         self.on_done: Callable[[], None] | None = None
@@ -42,6 +44,8 @@ class LowWaterMark:
     def __init__(self, start: Position | None = None) -> None:
         self._safe = start
         self._batches: deque[Batch] = deque()
+        self.acknowledged: Counter[str] = Counter()
+        """Records by topic in the batches up to the safe position, as of the last time that was asked for."""
 
     def open(self) -> Batch:
         """Begin the next batch of the stream; the one before must be sealed."""
@@ -64,14 +68,10 @@ class LowWaterMark:
             done = batches.popleft()
             if done.position is not None:
                 self._safe = done.position
+            self.acknowledged.update(done.topics)
             if done.on_done is not None:
                 done.on_done()
         return self._safe
-
-    @property
-    def unacknowledged(self) -> int:
-        """Events handed over and not yet acknowledged."""
-        return sum(batch.pending for batch in self._batches)
 
     def rewind(self) -> Position | None:
         """Forget every batch that is not acknowledged, and return where the source must be read again from."""

@@ -7,12 +7,13 @@ and the caller closes the socket and reads the rest again later.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from producers.cursor import Batch, Position
 from producers.dead_letters import Ceiling, from_frame
-from producers.publisher import ANY_PARTITION, Delivered, Publisher, trace_headers
+from producers.publisher import ANY_PARTITION, Receipt, Publisher, trace_headers
 from producers.resyncs import Resyncs
 from producers.wire import Account, Commit, Event, Frame, Identity, Info, Rejected, StreamError, Sync, Unknown
 from schemas.codec import EventEncoder
@@ -48,6 +49,8 @@ class Counts:
         self.unknown = 0
         self.repeated = 0
         self.out_of_order = 0
+        self.topics: Counter[str] = Counter()
+        """Events and dead letters handed over, by topic."""
 
 
 class Intake:
@@ -85,7 +88,7 @@ class Intake:
         return None if event is None else Position(self._host, self._protocol, event.seq, event.time_us)
 
     def take(
-        self, frames: Iterable[tuple[bytes, Frame]], received_us: int, batch: Batch, delivered: Delivered
+        self, frames: Iterable[tuple[bytes, Frame]], received_us: int, batch: Batch, receipt: Receipt
     ) -> Outcome:
         """Hand over the events of `frames` (source bytes and what they mean), in order, until done, the queue is full or the
         stream says that it ended. A lazy iterable is decoded only as far as it is taken, but for one frame.
@@ -102,6 +105,7 @@ class Intake:
         last: Event | None = None
         infos: list[Info] = []
         error: StreamError | None = None
+        topics: list[str] = []
         taken = produced = bad_frames = out_of_order = 0
         full = False
         kafka_headers = trace_headers() if batch.pending == 0 else None
@@ -155,6 +159,7 @@ class Intake:
                     if rejected is not None:
                         self._set_aside(rejected, frame, received_us, delivered)
                         bad_frames += 1
+                        topics.append(DEAD_LETTER)
                     elif event is not None:
                         stamp_ms = event.time_us // 1000
                         if not first_ms <= stamp_ms <= last_ms:
@@ -166,6 +171,7 @@ class Intake:
                             produce(topic, value, event.did, ANY_PARTITION, delivered, None, stamp_ms, kafka_headers)
                             kafka_headers = None
                         last = event
+                        topics.append(topic)
                         if event.seq is not None:
                             if event.seq <= last_seq:
                                 out_of_order += 1
@@ -182,7 +188,9 @@ class Intake:
             self._last_seq = last_seq
             if last is not None:
                 self.last_event = last
+            batch.topics.update(topics)
             counts = self._counts
+            counts.topics.update(topics)
             counts.received += taken
             counts.enqueued += produced - bad_frames
             counts.dead_letters += bad_frames
@@ -208,7 +216,7 @@ class Intake:
             event.payload,
         )
 
-    def _set_aside(self, rejected: Rejected, frame: bytes, received_us: int, delivered: Delivered) -> None:
+    def _set_aside(self, rejected: Rejected, frame: bytes, received_us: int, receipt: Receipt) -> None:
         limit = self._publisher.limits[DEAD_LETTER]
         letter = from_frame(rejected, frame, self._host, self._protocol, received_us, limit)
         self._publisher.put_aside(DEAD_LETTER, rejected.did or self._host, letter.encode(), delivered)

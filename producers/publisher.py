@@ -1,14 +1,16 @@
 """The Kafka side of the producer, and the only module of this room that knows the client library.
 
-Every event carries a delivery callback that counts down its batch (measured on 2 cores: 1.2 microseconds an event; the
-client's batch call cannot carry timestamps, and a barrier that flushes stalls the socket on a slow broker). The low-water
-mark then tells what the stored cursor may be.
+Every event carries the receipt of its batch: the delivery callback, which the client holds until the broker has acknowledged
+the event and calls only for one that failed. A batch is acknowledged when nobody holds its receipt any more. Counting calls
+instead would cost 0.6 microseconds an event; the client's batch call cannot carry timestamps, and a barrier that flushes stalls
+the socket on a slow broker. The low-water mark then tells what the stored cursor may be.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -27,7 +29,7 @@ logger = logging.getLogger("explorer.producers")
 ClientError = KafkaException
 """What the client raises when it refuses a call altogether; the publisher must then be reopened."""
 
-Delivered = Callable[[Any, Any], None]
+Receipt = Callable[[Any, Any], None]
 RefusedRecord = Callable[[str, bytes, bytes, str], None]
 """Told of a record that the broker will never take: topic, key, value, why."""
 
@@ -115,26 +117,30 @@ class Publisher:
             queue_buffering_max_kbytes=self._settings.queue_mebibytes * 1024,
             delivery_timeout_ms=int(self._settings.delivery_timeout * 1000),
             message_max_bytes=largest,
+            # What `begin` relies on: successes drop the callback without calling it.
+            delivery_report_only_error=True,
         )
         self.produce = producer.produce
         return producer
 
-    def begin(self) -> tuple[Batch, Delivered]:
-        """Open the next batch and return it with the delivery callback for each of its records.
+    def begin(self) -> tuple[Batch, Receipt]:
+        """Open the next batch and return it with its receipt, the delivery callback for each of its records.
 
-        The caller adds the number of records it handed over to `batch.pending` before it polls.
+        The batch counts as acknowledged when the last reference to the receipt is gone, the caller's own included.
         """
         batch = self._mark.open()
+        batch.pending = 1
 
-        def delivered(error: Any, message: Any) -> None:
-            if error is None:
-                batch.pending -= 1
-            else:
-                self._undelivered(batch, error, message)
+        def receipt(error: Any, message: Any) -> None:
+            self._undelivered(batch, error, message)
 
-        return batch, delivered
+        def released(_: object) -> None:
+            batch.pending -= 1
 
-    def put_aside(self, topic: str, key: str, body: bytes, on_delivery: Delivered | None = None) -> None:
+        batch.receipt = weakref.ref(receipt, released)
+        return batch, receipt
+
+    def put_aside(self, topic: str, key: str, body: bytes, on_delivery: Receipt | None = None) -> None:
         """Produce one record outside the event path (cursor, gap, dead letter), framed here. Raises BufferError when full."""
         self.produce(topic, self.headers[topic] + body, key, on_delivery=on_delivery or self._noted)
 
@@ -190,14 +196,17 @@ class Publisher:
     def _undelivered(self, batch: Batch, error: Any, message: Any) -> None:
         code, topic = error.code(), message.topic()
         if code in _NOT_MENDED_BY_WAITING:
+            batch.pending += 1
             self._fatal = BrokerRefusedError(
                 f"the broker refuses records for {topic}: {error.str()}", _NOT_MENDED_BY_WAITING[code]
             )
         elif code in _OF_ONE_RECORD:
             batch.pending -= 1
+            batch.topics[topic] -= 1
             self._on_refused_record(topic, message.key() or b"", message.value() or b"", error.str())
         else:
-            # The batch keeps its count, so that the cursor stays before it until the source has been read again.
+            # Never counted down, so that the cursor stays before this batch until the source has been read again.
+            batch.pending += 1
             self.failure = f"{topic}: {error.str()}"
 
 

@@ -260,8 +260,8 @@ class ProducerService:
         )
         self._instruments.report(
             self._connector.host.name,
-            self._status.counts.received,
-            int(str(snapshot["acknowledged"])),
+            self._status.counts.topics,
+            self._mark.acknowledged,
             self._ceiling.reasons,
             None if newest is None else time.time() - newest.time_us / 1_000_000,
         )

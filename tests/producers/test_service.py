@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from pipeline.kafka import KafkaSettings
+from schemas.topics import CURSOR, TOPICS
 from tests.producers.harness import Broker, running, wait_for
 from tests.producers.source import Source
 
@@ -28,5 +30,7 @@ def test_every_event_of_the_source_reaches_its_topic(tmp_path: Path, broker: Bro
             expected = source.identities(wire=wire)
             wait_for(lambda: bool(reports) and reports[-1]["acknowledged"] >= len(expected), "the acknowledgements")
     assert broker.identities() == source.identities(wire=wire)
+    in_topics = Counter(name for name, *_ in broker.records(*(name for name in TOPICS if name != CURSOR)))
+    assert service._mark.acknowledged == in_topics
     assert broker.dead_letters() == []
     assert broker.gaps() == []
