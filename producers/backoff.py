@@ -40,7 +40,7 @@ def disposition(failure: ConnectFailedError) -> Disposition:
     if status == 400:
         named = {"CursorTooOld": Disposition.CURSOR_TOO_OLD, "UnknownZstdDictionary": Disposition.UNKNOWN_DICTIONARY}
         return named.get(error_name(failure.body), Disposition.REFUSED)
-    if status in (404, 405, 410, 501):
+    if status in (404, 405, 410, 501) or 200 <= status < 300:  # a page where a websocket should be
         return Disposition.NOT_THIS_WIRE
     if status in (408, 425, 429) or status >= 500 or status < 400:
         return Disposition.RETRY

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -95,8 +96,11 @@ class ServedDictionaries:
     `fetch` is replaceable for tests; the default asks the server.
     """
 
-    def __init__(self, timeout: float, fetch: Callable[[str, float], bytes] | None = None) -> None:
+    def __init__(
+        self, timeout: float, tls: ssl.SSLContext, fetch: Callable[[str, float, ssl.SSLContext], bytes] | None = None
+    ) -> None:
         self._timeout = timeout
+        self._tls = tls
         self._fetch = fetch or fetch_dictionary
         self._known: dict[str, Dictionary] = {}
         self._stale: dict[str, int] = {}
@@ -109,7 +113,7 @@ class ServedDictionaries:
         if url in self._known:
             return self._known[url]
         try:
-            dictionary = Dictionary(self._fetch(url, self._timeout))
+            dictionary = Dictionary(self._fetch(url, self._timeout, self._tls))
         except (HttpFailure, ValueError) as error:
             logger.warning("%s gives no zstd dictionary (%s): going uncompressed this time", url, error)
             return None
@@ -127,9 +131,9 @@ class ServedDictionaries:
             self._stale[url] = dictionary.id
 
 
-def fetch_dictionary(url: str, timeout: float) -> bytes:
+def fetch_dictionary(url: str, timeout: float, tls: ssl.SSLContext) -> bytes:
     """The bytes of the server's current dictionary. Raises HttpFailure."""
-    client = HttpClient(url, timeout)
+    client = HttpClient(url, timeout, tls)
     try:
         return client.get(DICTIONARY_PATH, max_bytes=_MAX_DICTIONARY_BYTES).body
     finally:

@@ -75,6 +75,10 @@ class SourceSettings(BaseModel):
     authorization: SecretStr | None = Field(
         default=None, description="value of an Authorization header for the websocket, if the server asks for one"
     )
+    ca_file: Path | None = Field(
+        default=None,
+        description="file of PEM certificate authorities that wss:// servers may have, beside the system's",
+    )
     collections: tuple[str, ...] = Field(
         default=(), max_length=100, description="only these record collections (NSID or prefix.*); empty = all"
     )

@@ -25,11 +25,14 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from producers.errors import ConnectFailedError, ConnectionEndedError, HandshakeRefusedError
+from producers.tls import client_context, failure_of
 from producers.websocket_frames import FrameReader
 
 READ_BYTES: Final = 256 * 1024
 _MAX_REFUSAL_BYTES: Final = 256 * 1024
 _USER_AGENT: Final = "bluesky-post-explorer"
+# Not every system has a code of its own for a name without addresses.
+_NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
 class Connection:
@@ -143,10 +146,12 @@ def open_connection(
     headers: Sequence[tuple[str, str]] = (),
     timeout: float,
     max_size: int,
+    tls: ssl.SSLContext | None = None,
 ) -> Connection:
     """Open a websocket; blocks up to `timeout` seconds, plus however long the system's resolver takes.
 
-    Never offers permessage-deflate. Raises ConnectFailedError, HandshakeRefusedError when the server answered with a status.
+    `tls` verifies a wss:// server; None trusts whom the system trusts. Never offers permessage-deflate. Raises ConnectFailedError,
+    HandshakeRefusedError when the server answered with a status.
     """
     deadline = time.monotonic() + timeout
     parts = urlsplit(url)
@@ -158,7 +163,7 @@ def open_connection(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if secure:
             sock.settimeout(max(0.01, deadline - time.monotonic()))
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            sock = (tls or client_context(None)).wrap_socket(sock, server_hostname=host)
         protocol = ClientProtocol(
             parse_uri(url), subprotocols=[Subprotocol(name) for name in subprotocols] or None, max_size=max_size
         )
@@ -170,6 +175,9 @@ def open_connection(
         for data in protocol.data_to_send():
             sock.sendall(data)
         rest = _read_response(sock, protocol, deadline)
+    except ssl.SSLError as error:
+        sock.close()
+        raise ConnectFailedError(f"{where}: {failure_of(error, where)}") from None
     except OSError as error:
         sock.close()
         raise ConnectFailedError(f"{where} failed during the upgrade: {error.strerror or error}") from None
@@ -185,7 +193,8 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise ConnectFailedError(f"{where} cannot be reached: {error.strerror or error}") from None
+        hint = "; is the name in EXPLORER_SOURCE_HOSTS right?" if error.errno in _NO_SUCH_NAME else ""
+        raise ConnectFailedError(f"{where} cannot be reached: {error.strerror or error}{hint}") from None
     failure: OSError | None = None
     for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         sock = socket.socket(family, kind, protocol)
@@ -241,7 +250,8 @@ def _refused(response: Response) -> HandshakeRefusedError:
     retry_after: float | None = None
     with contextlib.suppress(ValueError, KeyError):
         retry_after = min(max(float(response.headers["Retry-After"]), 0.0), 3600.0)
-    return HandshakeRefusedError(response.status_code, bytes(response.body or b""), retry_after)
+    location = response.headers.get("Location") if 300 <= response.status_code < 400 else None
+    return HandshakeRefusedError(response.status_code, bytes(response.body or b""), retry_after, location)
 
 
 class Droppable(Protocol):

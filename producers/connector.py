@@ -20,6 +20,7 @@ from producers.cursor import Position
 from producers.errors import ConnectFailedError, HandshakeRefusedError, SourceSettingsError
 from producers.hosts import Host, HostRotation, Protocol, subscribe_url
 from producers.resume import Resume, resume_after, resume_at_time, resume_live, resume_oldest
+from producers.tls import client_context
 from producers.wire import Decoder
 
 logger = logging.getLogger("explorer.producers")
@@ -48,10 +49,11 @@ class Connector:
 
     def __init__(self, settings: SourceSettings) -> None:
         self._settings = settings
+        self._tls = client_context(settings.ca_file)
         self._rotation = HostRotation(
             settings.hosts, settings.protocol, settings.failures_before_switch, settings.return_after
         )
-        self._served = ServedDictionaries(settings.open_timeout)
+        self._served = ServedDictionaries(settings.open_timeout, self._tls)
         self._v1_dictionary: Dictionary | None = None
         if settings.compression == "zstd" and settings.dictionary is not None:
             self._v1_dictionary = load_dictionary(settings.dictionary)
@@ -165,13 +167,21 @@ class Connector:
             query = wire_v1.parameters(settings, resume.cursor, compress=dictionary is not None)
             hello = wire_v1.hello(settings)
         authorization = settings.authorization
-        connection = open_connection(
-            subscribe_url(host, protocol, query),
-            subprotocols=(wire_v2.SUBPROTOCOL,) if protocol == "v2" else (),
-            headers=(("Authorization", authorization.get_secret_value()),) if authorization is not None else (),
-            timeout=settings.open_timeout,
-            max_size=settings.max_frame_bytes,
-        )
+        try:
+            connection = open_connection(
+                subscribe_url(host, protocol, query),
+                subprotocols=(wire_v2.SUBPROTOCOL,) if protocol == "v2" else (),
+                headers=(("Authorization", authorization.get_secret_value()),) if authorization is not None else (),
+                timeout=settings.open_timeout,
+                max_size=settings.max_frame_bytes,
+                tls=self._tls,
+            )
+        except HandshakeRefusedError as refused:
+            if disposition(refused) is Disposition.NOT_THIS_WIRE:
+                refused.cause = f"no Jetstream {protocol} at this address ({refused.cause})"
+                if settings.protocol != "auto":
+                    refused.cause += "; EXPLORER_SOURCE_PROTOCOL=auto tries the other wire as well"
+            raise
         if dictionary is not None:
             decode = decompressing(decode, dictionary, settings.max_frame_bytes)
         return Opened(connection, decode, hello)

@@ -40,8 +40,10 @@ class ConnectFailedError(Exception):
 class HandshakeRefusedError(ConnectFailedError):
     """The server answered the upgrade with an HTTP status instead."""
 
-    def __init__(self, status: int, body: bytes, retry_after: float | None) -> None:
-        text = body[:300].decode("utf-8", "replace").strip()
+    def __init__(self, status: int, body: bytes, retry_after: float | None, location: str | None = None) -> None:
+        text = " ".join(body[:300].decode("utf-8", "replace").split())
+        if location is not None:
+            text = f"it has moved to {location[:300]}; write that in EXPLORER_SOURCE_HOSTS"
         super().__init__(f"HTTP {status}{': ' + text if text else ''}")
         self.status = status
         self.body = body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -37,14 +38,16 @@ class HttpAnswer(NamedTuple):
 class HttpClient:
     """Requests to one server. Blocks; every request is bounded by `timeout` seconds per step and `max_bytes`."""
 
-    def __init__(self, websocket_url: str, timeout: float, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, websocket_url: str, timeout: float, tls: ssl.SSLContext, headers: Mapping[str, str] | None = None
+    ) -> None:
         parts = urlsplit(websocket_url)
         scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
         path = parts.path.rstrip("/")
         for known in ("/xrpc/network.bsky.jetstream.subscribeEvents", "/subscribe"):
             path = path.removesuffix(known)
         self._base = urlunsplit((scheme, parts.netloc, path, "", ""))
-        self._client = httpx.Client(timeout=timeout, headers=dict(headers or {}), follow_redirects=True)
+        self._client = httpx.Client(timeout=timeout, verify=tls, headers=dict(headers or {}), follow_redirects=True)
 
     def get(self, path: str, query: Mapping[str, str] | None = None, *, max_bytes: int) -> HttpAnswer:
         """Fetch `path` below the server's base. Raises HttpFailure."""

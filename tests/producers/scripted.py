@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -117,11 +118,18 @@ Script = Callable[[Peer], None]
 
 
 class ScriptedServer:
-    """Runs one script per upgrade, in order; the last one again and again. Plain requests are answered from `pages`."""
+    """Runs one script per upgrade, in order; the last one again and again. Plain requests are answered from `pages`.
+
+    With `tls` it speaks nothing else; a handshake that fails is the client's business.
+    """
 
     def __init__(
-        self, scripts: Sequence[Script], pages: Mapping[str, Callable[[], tuple[int, bytes]]] | None = None
+        self,
+        scripts: Sequence[Script],
+        pages: Mapping[str, Callable[[], tuple[int, bytes]]] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self._scripts = list(scripts)
         self._pages = dict(pages or {})
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -135,7 +143,7 @@ class ScriptedServer:
     @property
     def url(self) -> str:
         """Where to connect."""
-        return f"ws://{self.name}"
+        return f"{'ws' if self._tls is None else 'wss'}://{self.name}"
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -161,8 +169,14 @@ class ScriptedServer:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
-        with sock:
+        with contextlib.ExitStack() as open_sockets:
+            open_sockets.enter_context(sock)
             try:
+                if self._tls is not None:
+                    try:
+                        sock = open_sockets.enter_context(self._tls.wrap_socket(sock, server_side=True))
+                    except OSError:
+                        return
                 head = b""
                 while b"\r\n\r\n" not in head:
                     data = sock.recv(65536)

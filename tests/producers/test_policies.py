@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from producers.hosts import HostRotation, subscribe_url
 from producers.http import HttpFailure
 from producers.resume import Resume, Verdict, judge, resume_after, resume_at_time, resume_live, resume_oldest
 from producers.retry import retried
+from producers.tls import client_context
 from producers.wire import TIMESTAMP_CURSOR_FLOOR, Commit, Rejected
 from schemas.bodies import DeadLetter, decode_body
 from schemas.errors import BadRecord, DeadLetterReason
@@ -60,6 +62,7 @@ def test_delays_double_up_to_the_longest_and_are_shortened_by_at_most_half() -> 
         (HandshakeRefusedError(401, b"", None), Disposition.REFUSED),
         (HandshakeRefusedError(403, b"", None), Disposition.REFUSED),
         (HandshakeRefusedError(404, b"", None), Disposition.NOT_THIS_WIRE),
+        (HandshakeRefusedError(200, b"<html>", None), Disposition.NOT_THIS_WIRE),
     ],
 )
 def test_retry_or_raise(failure: ConnectFailedError, expected: Disposition) -> None:
@@ -245,13 +248,13 @@ def test_a_bad_dictionary_file_stops_with_an_instruction(tmp_path: Path) -> None
 def test_a_server_without_a_dictionary_is_used_uncompressed_and_asked_again_later() -> None:
     answers: list[bytes | HttpFailure] = [HttpFailure("503"), b"garbage"]
 
-    def fetch(url: str, timeout: float) -> bytes:
+    def fetch(url: str, timeout: float, tls: ssl.SSLContext) -> bytes:
         answer = answers.pop(0)
         if isinstance(answer, HttpFailure):
             raise answer
         return answer
 
-    served = ServedDictionaries(1.0, fetch)
+    served = ServedDictionaries(1.0, client_context(None), fetch)
     assert served.of("ws://h") is None
     assert served.of("ws://h") is None
     assert answers == []
