@@ -11,7 +11,7 @@ EXPLORER := $(PYTHON) -m pipeline.cli
 DURATION ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo live test check format docs validate bench clean clean-all
+.PHONY: help setup setup-dev demo live test check format docs validate faults bench clean clean-all
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -41,8 +41,11 @@ format: setup-dev ## rewrite the sources as `make check` wants them
 docs: setup-dev ## rewrite the generated pages under docs/reference
 	@$(PYTHON) -m pipeline.docs_check --write
 
-validate: setup ## judge the newest day, week or month of the captured data (PHASE=1, 2 or 3)
-	@$(EXPLORER) validate --phase $(or $(PHASE),1)
+validate: setup ## judge a day, week or month of data, made first where none is captured (PHASE=1, 2, 3; EVENTS_PER_DAY=n)
+	@$(EXPLORER) validate --phase $(or $(PHASE),1) $(if $(EVENTS_PER_DAY),--simulated --events-per-day $(EVENTS_PER_DAY))
+
+faults: setup ## strike a pipeline of its own with every fault, prove nothing is lost (ROUNDS=n, DURATION=seconds)
+	@$(EXPLORER) faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION))
 
 bench: setup-dev ## the measurements of benchmarks/, each printed with its inputs
 	@$(EXPLORER) bench
@@ -52,7 +55,7 @@ setup: $(VENV)/.ready ## the run-time packages (the other targets call it)
 setup-dev: $(VENV)/.ready-dev ## the packages of tests and checks (the other targets call it)
 
 clean: ## remove the demo's data and all caches (keeps .venv, fetched jars and what `make live` captured)
-	@rm -rf .local/demo .local/ci .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	@rm -rf .local/demo .local/ci .local/faults .local/validate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 clean-all: clean ## also remove .venv and everything under .local, captured data included

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "keys": ("pipeline.commands_keys", "keys", "who may use the API"),
     "doctor": ("pipeline.commands_doctor", "doctor", "is everything well, and what to do if not"),
     "validate": ("pipeline.commands_validate", "validate", "does the lake pass the gate of a day, week or month"),
+    "faults": ("pipeline.commands_faults", "faults", "strike a pipeline of its own with faults, prove nothing is lost"),
     "cost": ("pipeline.commands_cost", "cost", "what keeping the data costs a month"),
     "bench": ("pipeline.commands_bench", "bench", "run the benchmarks"),
     "settings": ("pipeline.commands_settings", "settings", "print every setting, its value and where it came from"),

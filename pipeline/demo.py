@@ -11,13 +11,10 @@ import httpx
 
 from pipeline.kafka import KafkaUnreachableError
 from pipeline.lag import behind, end_offsets
-from pipeline.messages import read_messages
+from pipeline.messages import read_dead_letters
 from pipeline.summary import Summary, summarize
 from pipeline.topics import EVENT_TOPICS
 from pipeline.up import Up
-from schemas.bodies import DeadLetter
-from schemas.framing import split
-from schemas.topics import DEAD_LETTER
 from simulator.ledger import Ledger
 
 
@@ -41,7 +38,7 @@ def finish(up: Up) -> bool:
         up.say("there is no manifest: nothing was committed")
         return False
     summary = summarize(
-        Ledger(up.settings.simulator.data_dir), manifest.snapshot(), Path(up.settings.lake), _dead_letters(up)
+        Ledger(up.settings.simulator.data_dir), manifest.snapshot(), Path(up.settings.lake), read_dead_letters(up.kafka)
     )
     _write(up, summary)
     up.say(summary.text())
@@ -68,14 +65,6 @@ def _wait(up: Up, deadline: float, condition: Callable[[], bool]) -> bool:
             return False
         up.tick()
     return True
-
-
-def _dead_letters(up: Up) -> list[DeadLetter]:
-    return [
-        DeadLetter.decode(split(message.value)[1])
-        for message in read_messages(up.kafka, [DEAD_LETTER])
-        if message.value is not None
-    ]
 
 
 def _write(up: Up, summary: Summary) -> None:

@@ -21,6 +21,7 @@ logger = logging.getLogger("explorer.kafka")
 BOOTSTRAP_PATTERN: Final = r"^[^\s,:/]+:\d{1,5}(,[^\s,:/]+:\d{1,5})*$"
 LOG_SAME_ERROR_EVERY_SECONDS: Final = 30.0
 CHECK_ATTEMPT_SECONDS: Final = 2.0
+START_POLL_SECONDS: Final = 0.5
 NO_TLS_SIGNS: Final = (
     "wrong version number",
     "packet length too long",
@@ -100,6 +101,12 @@ class KafkaSettings(BaseModel):
     tls_verify_hostname: bool = Field(default=True, description="Whether the certificate must name the broker's host.")
     client_id: str = Field(
         default="post-explorer", min_length=1, max_length=64, description="Name in the broker's logs."
+    )
+    start_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        le=300,
+        description="How long a starting process waits for a broker that refuses connections, as while it starts.",
     )
 
     @model_validator(mode="after")
@@ -262,6 +269,24 @@ def check_reachable(settings: KafkaSettings, timeout: float = 10.0) -> str:
             else:
                 reason, remedy = explain(failure.args[0], settings)
             raise KafkaUnreachableError(f"Kafka at {settings.bootstrap} cannot be used: {reason}", remedy) from failure
+
+
+def await_reachable(settings: KafkaSettings) -> None:
+    """As `check_reachable`, but waits up to `start_seconds` for a broker that refuses connections.
+
+    For processes that are started again together with the broker, as after a power failure: ending and being started
+    once more would take longer than the broker does.
+    """
+    deadline = time.monotonic() + settings.start_seconds
+    while True:
+        try:
+            check_reachable(settings)
+        except KafkaUnreachableError:
+            if _accepts(settings.bootstrap) or time.monotonic() > deadline:
+                raise
+            time.sleep(START_POLL_SECONDS)
+        else:
+            return
 
 
 def _accepts(bootstrap: str) -> bool:

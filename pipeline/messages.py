@@ -16,7 +16,10 @@ from confluent_kafka import (
 )
 
 from pipeline.kafka import KafkaSettings, KafkaUnreachableError, explain, make_consumer
+from schemas.bodies import DeadLetter
 from schemas.errors import ExplorerError
+from schemas.framing import split
+from schemas.topics import DEAD_LETTER
 
 _BATCH = 5_000
 
@@ -56,6 +59,15 @@ def read_messages(
         raise KafkaUnreachableError(f"Kafka at {settings.bootstrap} cannot be used: {reason}", remedy) from failure
     finally:
         consumer.close()
+
+
+def read_dead_letters(settings: KafkaSettings) -> list[DeadLetter]:
+    """All dead letters there are. Errors as for `read_messages`."""
+    return [
+        DeadLetter.decode(split(message.value)[1])
+        for message in read_messages(settings, [DEAD_LETTER])
+        if message.value is not None
+    ]
 
 
 def _read(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.kafka import check_reachable, make_consumer, make_producer
+from pipeline.kafka import await_reachable, make_consumer, make_producer
 from pipeline.runtime import Report, Service
 from pipeline.settings import Settings
 from schemas.framing import Framing, RegistryFraming, SingleObjectFraming
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Make = Callable[[Report], Service]
 STOP_ORDER = ("producer", "simulator", "writer", "maintain", "api", "broker")
 """Who stops before whom: sources, then what carries their events into the lake, then what reads it, the broker last."""
+ONLY_WRITER = {"EXPLORER_WRITER_INSTANCE_ID": "writer"}
+"""For a supervisor that runs one writer: after a crash it gets its partitions back at once (static membership), where a
+new member would wait until the broker has given up the dead one."""
 
 
 def framing(settings: Settings) -> Framing:
@@ -65,7 +68,7 @@ def producer(settings: Settings) -> Make:
     def make(report: Report) -> Service:
         from producers.service import ProducerService
 
-        check_reachable(settings.kafka)
+        await_reachable(settings.kafka)
         return ProducerService(
             settings.source,
             settings.producer,
@@ -88,7 +91,7 @@ def writer(settings: Settings) -> Make:
         from lake.steps import hook_from_environment
         from lake.store import LakeStore
 
-        check_reachable(settings.kafka)
+        await_reachable(settings.kafka)
         hook = hook_from_environment(os.environ)
         return WriterService(
             settings.writer,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 import urllib.request
@@ -22,13 +23,28 @@ from pipeline.kafka import KafkaSettings, KafkaUnreachableError, make_admin
 from pipeline.lag import behind, end_offsets
 from pipeline.local_broker import LocalBroker
 from pipeline.ports import free_port
-from pipeline.services import STOP_ORDER
+from pipeline.services import ONLY_WRITER, STOP_ORDER
 from pipeline.status import read_status
 from pipeline.supervisor import ChildEvent, ChildSpec, Supervisor, SupervisorSettings, explorer_command
 from pipeline.topics import EVENT_TOPICS, apply_topics
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
+_MARKER = ".post-explorer-trial"
+
+
+def empty_folder(path: Path) -> None:
+    """Makes `path` an empty folder; what an earlier trial left there is removed.
+
+    Raises SupervisionError when it holds anything that no trial made.
+    """
+    if path.exists() and any(path.iterdir()) and not (path / _MARKER).exists():
+        raise SupervisionError(
+            f"{path} is not empty and was not made by an earlier run of this command", "name another folder"
+        )
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / _MARKER).touch()
 
 
 class Stack:
@@ -52,6 +68,7 @@ class Stack:
             "EXPLORER_SIMULATOR_PORT": str(self.port),
             "EXPLORER_API_PORT": str(self.api_port),
             "EXPLORER_SOURCE_HOSTS": f"ws://{HOST}:{self.port}",
+            **ONLY_WRITER,
             **environment,
         }
         self.kafka = KafkaSettings(bootstrap=f"{HOST}:1")
@@ -66,8 +83,8 @@ class Stack:
         """The simulator's data folder, for `simulator.ledger.Ledger`."""
         return self.state / "simulator"
 
-    def start(self, *names: str) -> None:
-        """Starts processes by their command. Blocks until the broker or the simulator, when named, is ready.
+    def start(self, *names: str, wait: bool = True) -> None:
+        """Starts processes by their command. Blocks until the broker or, with `wait`, the simulator is ready.
 
         `broker` also applies the topics. Raises SupervisionError when one of these two ends or takes too long.
         """
@@ -77,7 +94,7 @@ class Stack:
             self.supervisor.start(ChildSpec(name, explorer_command(*command), {**self.environment, **log}))
             if name == "broker":
                 self._await_broker()
-            elif name == "simulator":
+            elif name == "simulator" and wait:
                 self.until(lambda: (self.simulator() or {}).get("ready"), "the history is made", restarts=False)
 
     def _await_broker(self) -> None:

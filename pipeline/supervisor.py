@@ -112,6 +112,10 @@ class Supervisor:
         """Gives a child another command or environment from its next start on."""
         self._children[spec.name].spec = spec
 
+    def spec(self, name: str) -> ChildSpec:
+        """What the next start of a child will run."""
+        return self._children[name].spec
+
     def stop(self, name: str) -> ChildEvent | None:
         """Tells one child to drain and waits for its end, killing it past the limit. None when it was not running."""
         child = self._children.get(name)

@@ -26,7 +26,7 @@ from pipeline.errors import SupervisionError
 from pipeline.kafka import KafkaSettings, check_reachable, make_admin
 from pipeline.local_broker import LocalBroker
 from pipeline.ports import Ports, choose_ports, free_port, port_is_free
-from pipeline.services import STOP_ORDER
+from pipeline.services import ONLY_WRITER, STOP_ORDER
 from pipeline.settings import Loaded, Settings
 from pipeline.state_lock import locked
 from pipeline.status import read_status
@@ -166,6 +166,8 @@ class Up:
 
     def _spec(self, name: str, *arguments: str) -> ChildSpec:
         environment = {**self._environment, "EXPLORER_LOG_FILE": str(self.settings.log_folder / f"{name}.log")}
+        if name == "writer" and self.settings.writer.instance_id is None:
+            environment |= ONLY_WRITER
         return ChildSpec(name, explorer_command(*(arguments or (name,))), environment)
 
     def _move_api(self) -> None:
