@@ -131,6 +131,7 @@ class MaintenanceService:
                     self._index_texts(go_on)
                 if self._is_due("clean", self._config.clean_seconds):
                     self._clean(go_on)
+                self._manifest.checkpoint()
         except LockHeld:
             log.info("another maintenance runs on this lake")
         except (CommitRefused, DiskFull, ManifestUnavailable, CommitOutcomeUnknown) as error:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.errors import CommitOutcomeUnknown, CommitRefused, ManifestUnavailable
-from lake.file_writer import WrittenFile
+from lake.file_batch import FileBatch
 from lake.manifest import HOUR_US, Advance, Commit, Gap, HourCount, Manifest, NewFile, Span
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -76,24 +76,23 @@ def commit_batch(store: LakeStore, manifest: Manifest, batch: Batch, hook: Hook 
     CommitOutcomeUnknown (the manifest cannot be asked: call again with the same batch, which is safe).
     """
     hook(CommitStep.BATCH_READY)
-    names = _file_names(batch)
-    files: list[NewFile] = []
+    placed: list[str] = []
     try:
-        for part, name in zip(batch.parts, names, strict=True):
-            files.append(_write(store, batch, part, name, hook))
+        with store.batch(hook) as output:
+            placed = output.placed
+            names = _file_names(batch)
+            files = tuple(_write(output, batch, part, name) for part, name in zip(batch.parts, names, strict=True))
         hook(CommitStep.FILES_DURABLE)
-        commit = Commit(
-            batch.id, tuple(batch.advances), tuple(files), tuple(batch.counts), tuple(batch.gaps), batch.reason
-        )
+        commit = Commit(batch.id, tuple(batch.advances), files, tuple(batch.counts), tuple(batch.gaps), batch.reason)
         version = _apply(manifest, commit)
     except CommitOutcomeUnknown:
         # The files may be live: only a definite refusal may remove them.
         raise
     except BaseException:
-        _remove_unless_live(store, manifest, batch.id, files)
+        _remove_unless_live(store, manifest, batch.id, placed)
         raise
     hook(CommitStep.MANIFEST_COMMITTED)
-    return Committed(version, tuple(files))
+    return Committed(version, files)
 
 
 def superseding_rows(table: str, rows: pa.Table) -> int:
@@ -142,7 +141,7 @@ def _file_names(batch: Batch) -> list[str]:
     return [f"{batch.writer}-{batch.id}-{number}" for number in range(len(batch.parts))]
 
 
-def _write(store: LakeStore, batch: Batch, part: Part, name: str, hook: Hook) -> NewFile:
+def _write(output: FileBatch, batch: Batch, part: Part, name: str) -> NewFile:
     spans = spans_of(part.topic, part.rows)
     supersedes = superseding_rows(part.table, part.rows)
     since = witnessed_since(part.rows)
@@ -164,18 +163,14 @@ def _write(store: LakeStore, batch: Batch, part: Part, name: str, hook: Hook) ->
         "supersedes": supersedes,
         "since_us": since,
     }
-    written = store.write_table(part.rows, part.table, part.hour_us, name, footer=footer, hook=hook)
-    return new_file(written, part.table, part.hour_us, spans, supersedes, since)
-
-
-def new_file(
-    written: WrittenFile, table: str, hour_us: int, spans: tuple[Span, ...], supersedes: int, since_us: int
-) -> NewFile:
-    """The manifest entry of a small file."""
+    with output.writer(part.table, part.hour_us, name, kind="small", rows=part.rows.num_rows) as writer:
+        writer.write(part.rows)
+        writer.footer.update(footer)
+    written = writer.result()
     return NewFile(
         written.path,
-        table,
-        hour_us,
+        part.table,
+        part.hour_us,
         written.rows,
         written.bytes,
         written.min_time_us,
@@ -185,7 +180,7 @@ def new_file(
         supersedes,
         spans,
         erased=written.erased,
-        since_us=since_us,
+        since_us=since,
     )
 
 
@@ -217,11 +212,11 @@ def _apply(manifest: Manifest, commit: Commit) -> int:
         raise error
 
 
-def _remove_unless_live(store: LakeStore, manifest: Manifest, batch_id: str, files: Sequence[NewFile]) -> None:
+def _remove_unless_live(store: LakeStore, manifest: Manifest, batch_id: str, paths: Sequence[str]) -> None:
     """Removes files of a commit that did not happen; keeps them when the manifest cannot say so."""
     try:
         if manifest.outcome(batch_id) is None:
-            store.unlink(file.path for file in files)
+            store.unlink(paths)
     except (ManifestUnavailable, CommitOutcomeUnknown, CommitRefused):
         # They stay as orphans, which no reader sees and maintenance removes.
         return

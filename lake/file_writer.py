@@ -37,12 +37,16 @@ class WrittenFile:
 
 
 class FileWriter:
-    """One Parquet file being written; made by `LakeStore.writer`. `footer` may be filled until the block ends."""
+    """One Parquet file being written; made by `FileBatch.writer`.
+
+    path: its final one, below the root; temporary: where it is now. `footer` may be filled until the block ends.
+    """
 
     def __init__(
         self, path: str, temporary: Path, table: str, hour_us: int, kind: FileKind, options: dict[str, Any]
     ) -> None:
         self.path = path
+        self.temporary = temporary
         self.footer: dict[str, Any] = {
             "table": table,
             "table_version": TABLE_VERSION,
@@ -86,8 +90,9 @@ class FileWriter:
         self._sink.sync()
 
     def abandon(self) -> None:
-        """Frees the descriptor of a file that is not wanted."""
+        """Removes a file that is not wanted, unless it has its final name already."""
         self._sink.discard()
+        self.temporary.unlink(missing_ok=True)
 
     def result(self) -> WrittenFile:
         """Facts about the finished file."""

@@ -289,5 +289,5 @@ def _merge_distinct(
         "advances": [[key.topic, key.partition, 0, after] for key, after in sorted(reached.items())],
     }
     name = change_id("rebuild", [file.path for file in members])
-    written = store.write_table(rows, table, hour_us, name, footer=footer)
+    written = store.write_table(rows, table, hour_us, name, kind="small", footer=footer)
     return [_entry(store, written.path, table, hour_us, rows, written.sha256)]

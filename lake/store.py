@@ -5,29 +5,25 @@ A file that lies in one of the folders (see `lake.paths`) is not in the lake bef
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lake.convert import lake_schema
 from lake.dictionaries import dictionary_columns, merge_schema
-from lake.errors import DiskFull, FileDamaged, LakeError
+from lake.errors import FileDamaged, LakeError
+from lake.file_batch import TEMPORARY, FileBatch
 from lake.file_writer import FOOTER_KEY, FileWriter, WrittenFile
-from lake.layout import Compression, writer_options
+from lake.layout import Compression
 from lake.manifest import FileKind
-from lake.paths import folder_of, make_folder, parse_path, sync_folder
-from lake.steps import CommitStep, Hook, no_hook
-
-_TEMPORARY: Final = ".tmp"
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,120}")
+from lake.paths import parse_path
+from lake.steps import Hook, no_hook
 
 
 class LakeStore:
@@ -44,22 +40,19 @@ class LakeStore:
             raise LakeError(f"The path {path!r} leaves the lake.", "The manifest was tampered with; restore it.")
         return self.root / parts
 
-    def write_table(
-        self,
-        rows: pa.Table,
-        table: str,
-        hour_us: int,
-        name: str,
-        *,
-        kind: FileKind = "small",
-        footer: dict[str, Any] | None = None,
-        hook: Hook = no_hook,
-    ) -> WrittenFile:
-        """Writes all of `rows` as one durable file; blocks for the fsync. Raises DiskFull (nothing is left behind)."""
-        with self.writer(table, hour_us, name, kind=kind, rows=rows.num_rows, hook=hook) as writer:
-            writer.write(rows)
-            writer.footer.update(footer or {})
-        return writer.result()
+    @contextmanager
+    def batch(self, hook: Hook = no_hook) -> Generator[FileBatch]:
+        """Several files; at the end of the block all are durable and in place, after an exception before that all are gone.
+
+        Raises DiskFull. What has its final name when an error occurs stays: the caller knows whether it may be live.
+        """
+        batch = FileBatch(self.root, self.compression, hook)
+        try:
+            yield batch
+            batch.place()
+        except BaseException:
+            batch.abandon()
+            raise
 
     @contextmanager
     def writer(
@@ -78,32 +71,27 @@ class LakeStore:
         name: lower-case letters, digits, hyphens; unique within the table's hour. rows: about how many it will have;
         rewritten: see `Compression`. Raises DiskFull.
         """
-        if not _NAME.fullmatch(name):
-            raise LakeError(f"{name!r} is not a usable file name.")
-        folder = folder_of(table, hour_us)
-        path = f"{folder}/{kind}-{name}.parquet"
-        final = self.absolute(path)
-        temporary = self.root / _TEMPORARY / f"{name}-{hour_us}-{table}.parquet"
-        writer: FileWriter | None = None
-        try:
-            with _disk_errors(final):
-                make_folder(temporary.parent, self.root)
-                make_folder(final.parent, self.root)
-                options = writer_options(table, kind, self.compression, rows, rewritten=rewritten)
-                writer = FileWriter(path, temporary, table, hour_us, kind, options)
-                yield writer
-                writer.finish()
-                hook(CommitStep.FILE_WRITTEN)
-                writer.sync()
-                hook(CommitStep.FILE_SYNCED)
-                temporary.rename(final)
-                hook(CommitStep.FILE_RENAMED)
-                sync_folder(final.parent)
-        except BaseException:
-            if writer is not None:
-                writer.abandon()
-            temporary.unlink(missing_ok=True)
-            raise
+        with (
+            self.batch(hook) as batch,
+            batch.writer(table, hour_us, name, kind=kind, rows=rows, rewritten=rewritten) as writer,
+        ):
+            yield writer
+
+    def write_table(
+        self,
+        rows: pa.Table,
+        table: str,
+        hour_us: int,
+        name: str,
+        *,
+        kind: FileKind,
+        footer: dict[str, Any] | None = None,
+    ) -> WrittenFile:
+        """Writes all of `rows` as one durable file; blocks for the disk. Raises DiskFull (nothing is left behind)."""
+        with self.writer(table, hour_us, name, kind=kind, rows=rows.num_rows) as writer:
+            writer.write(rows)
+            writer.footer.update(footer or {})
+        return writer.result()
 
     def open(self, path: str, dictionaries: list[str] | None = None) -> pq.ParquetFile:
         """A live file for reading, the named columns as dictionaries; raises FileDamaged if it is missing or no Parquet file."""
@@ -149,7 +137,7 @@ class LakeStore:
 
     def sweep(self, writer: str) -> list[str]:
         """Removes temporary files that an earlier life of `writer` left; call it under that writer's own lock."""
-        folder = self.root / _TEMPORARY
+        folder = self.root / TEMPORARY
         if not folder.is_dir():
             return []
         found = sorted(file for file in folder.iterdir() if file.name.startswith(f"{writer}-"))
@@ -212,16 +200,3 @@ def footer_of(file: pq.ParquetFile) -> dict[str, Any]:
     metadata = file.metadata.metadata or {}
     found = json.loads(metadata.get(FOOTER_KEY, b"{}"))
     return found if isinstance(found, dict) else {}
-
-
-@contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"The volume of {target.parent} is full.",
-                "Free space or grow the volume; taking in resumes by itself, nothing is lost.",
-            ) from error
-        raise

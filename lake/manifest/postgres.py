@@ -85,6 +85,9 @@ class PostgresManifest(SqlManifest):
         finally:
             connection.close()
 
+    def checkpoint(self) -> None:
+        """See `Manifest.checkpoint`: the server does it by itself."""
+
     def outcome(self, commit_id: str) -> int | None:
         """See `Manifest.outcome`."""
         with self._transaction() as cursor:

@@ -141,6 +141,9 @@ class Manifest(Protocol):
     def thin(self, before_us: int, keep_every_us: int = HOUR_US) -> int:
         """Thins out the history of positions before that time to the last one of every period; returns rows removed."""
 
+    def checkpoint(self) -> None:
+        """Upkeep that would otherwise fall to some commit and make it slow; for maintenance, every run."""
+
     def hold(self, name: str, owner: str) -> AbstractContextManager[None]:
         """A named lock over all processes, freed when the process dies; raises LockHeld at once if taken."""
 

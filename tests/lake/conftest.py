@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -75,7 +76,7 @@ def open_again(manifest_url: str) -> Iterator[Callable[..., Manifest]]:
     """Opens the manifest as another process would; all are closed at the end."""
     opened: list[Manifest] = []
 
-    def open_one(**options: bool) -> Manifest:
+    def open_one(**options: Any) -> Manifest:
         opened.append(open_manifest(manifest_url, **{"create": True, **options}))
         return opened[-1]
 

@@ -23,6 +23,7 @@ from support import POST
 
 from lake.steps import CommitStep
 
+_NUMBERS = itertools.count()
 EXAMPLES = int(os.environ.get("LAKE_MACHINE_EXAMPLES", "0"))
 STEPS = int(os.environ.get("LAKE_MACHINE_STEPS", "25"))
 RUNS = settings(
@@ -59,11 +60,10 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[type[Lak
         yield OnSqlite
         return
     server: str = request.getfixturevalue("postgres_server")
-    names = (f"machine{number}" for number in itertools.count())
     with psycopg.connect(server, autocommit=True) as connection:
 
         def new_schema() -> str:
-            name = next(names)
+            name = f"machine{next(_NUMBERS)}"
             connection.execute(f"CREATE SCHEMA {name}")
             return f"{server}&options=-csearch_path%3D{name}"
 

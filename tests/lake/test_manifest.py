@@ -348,6 +348,32 @@ def test_racing_owners_commit_each_offset_once(open_again: Open) -> None:
     assert paths(setup) == winners
 
 
+def test_upkeep_changes_nothing_that_is_read(open_again: Open) -> None:
+    writer, reader = open_again(), open_again(create=False, read_only=True)
+    writer.claim([P0], "a")
+    writer.commit(commit(0, new_file("x")))
+    snapshot = reader.snapshot()
+    open_again().checkpoint()
+    writer.commit(commit(1, new_file("y")))
+    assert [file.path for file in snapshot.files(LIKE)] == ["x"]
+    assert paths(reader) == ["x", "y"]
+
+
+def test_a_change_waits_for_another_as_long_as_it_was_told(open_again: Open) -> None:
+    one, two = open_again(), open_again(busy_timeout_s=0.2)
+    two.claim([P0], "a")
+    with one._transaction() as cursor:  # type: ignore[attr-defined]
+        cursor.execute("UPDATE state SET version = version WHERE id = 1")
+        with pytest.raises(ManifestUnavailable):
+            two.commit(commit(0, new_file("x")))
+        waiting = threading.Thread(target=lambda: open_again().commit(commit(0, new_file("x"))))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+    waiting.join()
+    assert paths(two) == ["x"]
+
+
 def test_a_named_lock_has_one_holder(open_again: Open) -> None:
     one, two = open_again(), open_again()
     with one.hold("maintain", "host 1"):
