@@ -36,6 +36,9 @@ class GapInfo(Answer):
     end: str | None
     source: str
     reason: str
+    filled: bool = Field(
+        description="Whether it was filled from an archive since: what was deleted or replaced meanwhile is not in that."
+    )
 
 
 class Coverage(Answer):
@@ -74,12 +77,12 @@ class PageMeta(Answer):
 
 
 class SinceInfo(Answer):
-    """What became of the posts that stood in an older snapshot."""
+    """What became of the records that stood in an older snapshot."""
 
     stood_then: int
     removed_since: int
     edited_since: int
-    basis: str = Field(description="Which posts the numbers are about.")
+    basis: str = Field(description="Which records the numbers are about.")
 
 
 class Page(Answer):

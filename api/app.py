@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from api import access
 from api.admission import QueryRunner
+from api.citations import Citations
 from api.config import ApiSettings
 from api.current import CurrentState
 from api.cursors import CursorCodec
@@ -61,7 +62,11 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     services = Services(
         settings=settings,
         lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20)),
-        snapshots=SnapshotSource(lambda: open_manifest(manifest, read_only=True), settings.snapshot_seconds),
+        snapshots=SnapshotSource(
+            lambda: open_manifest(manifest, read_only=True),
+            settings.snapshot_seconds,
+            Citations(state / "citations.sqlite", settings.cited_versions),
+        ),
         engine=engine,
         runner=QueryRunner(engine, lanes, settings.query_seconds),
         cursors=CursorCodec(load_secret(state / "cursor.key")),

@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from api.citations import AsOf
 from api.columns import publish
 from api.engagement import same_record
 from api.engine import Session
 from api.identifiers import RecordUri, tid_value
 from api.records import standings, table_of
 from api.relation import READ_FILES, Lake
-from api.snapshots import AsOf, scan
+from api.snapshots import scan
 from api.sql import Bound, any_of
 from api.tabular import time_texts
 from lake.convert import ERASED, lake_schema

@@ -48,6 +48,11 @@ class ApiSettings(BaseModel):
     snapshot_seconds: float = Field(
         0.5, ge=0, le=60, description="How long the newest snapshot is reused by later requests."
     )
+    cited_versions: int = Field(
+        1_000_000,
+        ge=1,
+        description="Versions named by answers that stay citable with `as_of`; each takes about half a kilobyte.",
+    )
     lab_row_cap: int = Field(
         1000,
         ge=0,

@@ -310,7 +310,7 @@ def _http_error(request: Request, error: HTTPException) -> ApiError:
 def from_lake(error: ExplorerError) -> ApiError:
     """The client's view of a lake error; what an operator must know is logged, not sent."""
     if isinstance(error, SnapshotExpired):
-        return ApiError(Problem.SNAPSHOT_GONE, f"as_of: {error.message} {error.remedy}")
+        return ApiError(Problem.SNAPSHOT_GONE, f"{error.message} {error.remedy}")
     if isinstance(error, ManifestUnavailable):
         return ApiError(
             Problem.UNAVAILABLE,

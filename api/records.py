@@ -7,11 +7,12 @@ identity, times and a `standing`, and no content.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from api.current import IS_RECORD
@@ -24,7 +25,8 @@ from api.times import format_time
 from api.walk import Page, walk
 from lake.convert import ERASED, from_lake, lake_schema
 from lake.fold import content_columns
-from schemas.rebuild import ABSENT_RECORD, record_json
+from schemas.errors import BadRecord
+from schemas.rebuild import record_json, record_text
 from schemas.tables import TABLES
 
 
@@ -139,9 +141,21 @@ def _emptied(column: pa.ChunkedArray, blank: pa.Array) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values, column.type)])
 
 
+def record_members(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The member `record`, as the network had it; for one that JSON readers cannot hold (nested too deep, a number beyond any
+    range) it is None, and `record_text` has the text."""
+    text = record_text(row)
+    if text is None:
+        return {"record": None}
+    try:
+        record_json(row)
+    except BadRecord:
+        return {"record": None, "record_text": text}
+    return {"record": msgspec.Raw(text.encode())}
+
+
 def record_row(row: dict[str, Any], standing: str) -> dict[str, Any]:
     """One row of an answer."""
-    record = record_json(row) if standing == "current" else None
     return {
         "uri": f"at://{row['did']}/{row['collection']}/{row['rkey']}",
         "cid": row["cid"],
@@ -154,7 +168,7 @@ def record_row(row: dict[str, Any], standing: str) -> dict[str, Any]:
         "received": format_time(row["received_us"]),
         "resync": row["resync"],
         "standing": standing,
-        "record": None if record is ABSENT_RECORD else record,
+        **(record_members(row) if standing == "current" else {"record": None}),
         "provenance": {
             "source_host": row["source_host"],
             "protocol": row["protocol"],

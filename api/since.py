@@ -1,52 +1,75 @@
 """How much of an older snapshot is not there any more: numbers that make an answer about it comparable, without content.
 
-Removed posts have no text left to match, so the numbers are about all posts of the range and the authors asked for.
+What was removed has no content left to match, so the numbers are about all records of the range and the authors asked for.
 """
 # ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from api.engagement import same_record
 from api.engine import Session
 from api.filters import Clock, PostFilters
-from api.identifiers import POST
 from api.relation import READ_FILES, Lake
 from api.snapshots import Scan, as_of_predicate
 from api.sql import Bound, all_of, one_of, range_predicates
 from lake.fold import ENDING_SQL, NEWER_SQL
 
 _NEWER: Final = NEWER_SQL.replace("t.", "r.")
-BASIS: Final = "all posts of the range and authors asked for, whatever their text"
+BASIS: Final = "all {collection} records of the range and authors asked for, whatever they say"
 
 
 @dataclass(frozen=True)
 class Since:
-    """Posts that stood in the older snapshot: how many, and how many of them were removed or edited since."""
+    """Records that stood in the older snapshot: how many, and how many of them were removed or edited since."""
 
-    stood: int
-    removed: int
-    edited: int
+    collection: str
+    stood: int = 0
+    removed: int = 0
+    edited: int = 0
 
     def json(self) -> dict[str, Any]:
         """The member `since` of an answer."""
-        return {"stood_then": self.stood, "removed_since": self.removed, "edited_since": self.edited, "basis": BASIS}
+        return {
+            "stood_then": self.stood,
+            "removed_since": self.removed,
+            "edited_since": self.edited,
+            "basis": BASIS.replace("{collection}", self.collection),
+        }
 
 
-def run_since(session: Session, lake: Lake, plan: Scan, filters: PostFilters) -> Since:
-    """Count what ended between `plan.as_of` (which must be set) and now. Handles in `filters` must be resolved."""
+def posts_since(session: Session, lake: Lake, plan: Scan, filters: PostFilters) -> Since:
+    """`run_since` for the posts that filters may select; handles in `filters` must be resolved."""
+    arrival = filters.clock is Clock.ARRIVAL
+    start, end = (filters.start, filters.end) if arrival else (None, None)
+    return run_since(session, lake, plan, plan.table, start, end, filters.author)
+
+
+def run_since(
+    session: Session,
+    lake: Lake,
+    plan: Scan,
+    collection: str,
+    start_us: int | None,
+    end_us: int | None,
+    authors: Sequence[str] = (),
+) -> Since:
+    """Count what ended between `plan.as_of` (which must be set) and now, of the records of a collection that arrived in a range
+    and are by `authors` (DIDs; none = any)."""
     assert plan.as_of is not None
     if not plan.files:
-        return Since(0, 0, 0)
+        return Since(collection)
+    table = plan.table
     bound = Bound()
-    predicates = ["operation IN ('create', 'update')", as_of_predicate(plan.as_of, POST, bound)]
-    if filters.clock is Clock.ARRIVAL:
-        predicates += range_predicates(filters.start, filters.end, "time", bound)
-    if filters.author:
-        predicates.append(one_of("did", filters.author, bound))
-    visible = as_of_predicate(plan.as_of, POST, bound)
+    predicates = ["operation IN ('create', 'update')", as_of_predicate(plan.as_of, table, bound)]
+    predicates += range_predicates(start_us, end_us, "time", bound)
+    predicates.append(f"collection = {bound.bind(collection)}")
+    if authors:
+        predicates.append(one_of("did", authors, bound))
+    visible = as_of_predicate(plan.as_of, table, bound)
     now = lake.current.accounts(session, plan.snapshot)
     then = lake.current.accounts(session, plan.snapshot, plan.as_of)
     session.register("accounts_now", now)
@@ -73,7 +96,7 @@ def run_since(session: Session, lake: Lake, plan: Scan, filters: PostFilters) ->
         " SELECT count(*) FILTER (NOT gone_then),"
         " count(*) FILTER (NOT gone_then AND gone_now AND NOT edited), count(*) FILTER (NOT gone_then AND edited) FROM judged"
     )
-    endings = lake.paths(plan.snapshot.files(POST, filters.start if filters.clock is Clock.ARRIVAL else None))
-    values = {**bound.values, "files": lake.paths(plan.files), "endings": endings}
+    values = {**bound.values, "files": lake.paths(plan.files)}
+    values["endings"] = lake.paths(plan.snapshot.files(table, start_us))
     stood, removed, edited = session.rows(statement, values)[0]
-    return Since(stood, removed, edited)
+    return Since(collection, stood, removed, edited)

@@ -4,55 +4,53 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from api.citations import AsOf, Citations
 from api.sql import Bound, any_of
 from api.times import format_time
-from lake.manifest import LiveFile, Manifest, Snapshot, TopicPartition
+from lake.manifest import Gap, LiveFile, Manifest, Snapshot
 from schemas.topics import TABLE_TOPICS
 
 _END_OF_TIME_US: Final = 253_402_300_799_999_999
-
-
-@dataclass(frozen=True)
-class AsOf:
-    """An older version: its rows are those before these offsets, whatever files hold them today."""
-
-    version: int
-    created_us: int
-    positions: Mapping[TopicPartition, int]
+BACKFILLED: Final = "backfilled"
+"""Reason of a gap that reports, beside the gap of the same stretch, that it was filled from an archive (topic bluesky.gap)."""
 
 
 class SnapshotSource:
     """Gives snapshots of the manifest; thread-safe. Every call may block for the manifest's busy timeout."""
 
-    def __init__(self, opener: Callable[[], Manifest], reuse_seconds: float) -> None:
+    def __init__(self, opener: Callable[[], Manifest], reuse_seconds: float, citations: Citations) -> None:
         """`opener` is called on first use, and again until it succeeds: the API may start before the writer."""
         self._opener = opener
         self._reuse_seconds = reuse_seconds
+        self._citations = citations
         self._lock = threading.Lock()
         self._manifest: Manifest | None = None
-        self._newest: tuple[float, Snapshot] | None = None
+        self._newest: tuple[float, Snapshot, AsOf] | None = None
 
     def newest(self) -> Snapshot:
         """The newest version, at most `reuse_seconds` old. Raises ManifestUnavailable while there is no manifest."""
-        with self._lock:
-            now = time.monotonic()
-            if self._newest is None or now - self._newest[0] > self._reuse_seconds:
-                self._newest = (now, self._open().snapshot())
-            return self._newest[1]
+        return self._current()[0]
 
-    def at(self, version: int) -> Snapshot:
-        """An older version; raises SnapshotExpired when it cannot be read any more."""
-        with self._lock:
-            return self._open().snapshot(version)
+    def cited(self) -> tuple[Snapshot, AsOf]:
+        """The newest version, for an answer that names it, and the same as a later `as_of` will find it."""
+        snapshot, named = self._current()
+        self._citations.add(named)
+        return snapshot, named
 
     def as_of(self, version: int) -> AsOf:
-        """An older version to ask about; raises SnapshotExpired when it is unknown or was thinned out."""
-        found = self.at(version)
-        return AsOf(version, found.created_us, found.positions())
+        """An older version to ask about. Raises SnapshotExpired when it is not known any more: no answer named it, and the
+        manifest has thinned it out."""
+        found = self._citations.find(version)
+        if found is not None:
+            return found
+        with self._lock:
+            manifest = self._open()
+        snapshot = manifest.snapshot(version)
+        return AsOf(version, snapshot.created_us, snapshot.positions())
 
     def close(self) -> None:
         """Close the manifest; later calls open it again."""
@@ -60,11 +58,29 @@ class SnapshotSource:
             if self._manifest is not None:
                 self._manifest.close()
             self._manifest = self._newest = None
+        self._citations.close()
+
+    def _current(self) -> tuple[Snapshot, AsOf]:
+        with self._lock:
+            now = time.monotonic()
+            if self._newest is None or now - self._newest[0] > self._reuse_seconds:
+                self._newest = (now, *_with_positions(self._open()))
+            return self._newest[1:]
 
     def _open(self) -> Manifest:
         if self._manifest is None:
             self._manifest = self._opener()
         return self._manifest
+
+
+def _with_positions(manifest: Manifest) -> tuple[Snapshot, AsOf]:
+    """The newest version and where it ends, read without the history of positions."""
+    while True:
+        snapshot = manifest.snapshot()
+        offsets = manifest.offsets()
+        if manifest.snapshot().version == snapshot.version:
+            positions = {partition: position.next_offset for partition, position in offsets.items()}
+            return snapshot, AsOf(snapshot.version, snapshot.created_us, positions)
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,11 @@ def as_of_predicate(as_of: AsOf, table: str, bound: Bound) -> str:
     return any_of(parts)
 
 
+def _stretch(gap: Gap) -> tuple[object, ...]:
+    """What a gap and the report of its filling have in common."""
+    return gap.source_host, gap.start_us, gap.end_us, gap.first_seq, gap.last_seq
+
+
 def snapshot_json(snapshot: Snapshot, as_of: AsOf | None = None) -> dict[str, Any]:
     """How an answer names its snapshot: the version it is about, and the version whose deletions it honours."""
     about = as_of or snapshot
@@ -144,6 +165,8 @@ def coverage_json(
     oldest = min((t.min_time_us for t in totals if t.min_time_us is not None), default=None)
     newest = max((t.max_time_us for t in totals if t.max_time_us is not None), default=None)
     gaps = snapshot.gaps(start_us if start_us is not None else 0, end_us if end_us is not None else _END_OF_TIME_US)
+    # The report of a filling is about the same stretch as its gap, so that it overlaps the range too.
+    filled = {_stretch(gap) for gap in gaps if gap.reason == BACKFILLED}
     return {
         "start": format_time(start_us) if start_us is not None else None,
         "end": format_time(end_us) if end_us is not None else None,
@@ -155,7 +178,9 @@ def coverage_json(
                 "end": format_time(gap.end_us) if gap.end_us is not None else None,
                 "source": gap.source_host,
                 "reason": gap.reason,
+                "filled": _stretch(gap) in filled,
             }
             for gap in gaps
+            if gap.reason != BACKFILLED
         ],
     }

@@ -115,6 +115,7 @@ class Job(BaseModel):
     snapshot_created_us: int | None = None
     positions: list[tuple[str, int, int]] = []
     coverage: dict[str, Any] | None = None
+    since: dict[str, Any] | None = None
     columns: list[tuple[str, str]] = []
     created_us: int
     finished_us: int | None = None

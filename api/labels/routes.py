@@ -15,7 +15,8 @@ from api.answers import Answer, json_answer, problem_answers
 from api.errors import ApiError, Problem
 from api.labels.catalogue import Table
 from api.labels.names import NAME
-from api.labels.service import Labels, Upload, labels_of
+from api.labels.service import Labels, labels_of
+from api.labels.uploads import Upload
 from api.parameters import known_parameters
 from api.times import format_time
 

@@ -51,7 +51,8 @@ def main(text: str) -> int:
 
 def _convert(request: WorkRequest) -> dict[str, Any]:
     # After the limits, so that they hold for everything these libraries allocate.
-    from api.labels.reading import BadTable, Limits, read_upload, write
+    from api.labels.reading import read_upload
+    from api.labels.table import BadTable, Limits, write
 
     limits = Limits(
         request["rows"], request["columns"], request["value_characters"], expanded_bytes=request["memory_bytes"] // 4

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from fastapi import Request
 
 from api.access import charge_bytes, principal
+from api.citations import AsOf
 from api.columns import public_fields
 from api.cursors import Cursor, CursorError, query_digest
 from api.engine import Session
@@ -23,8 +24,9 @@ from api.labels.service import labels_of
 from api.labels.sql import LabelCondition
 from api.posts_query import Selection, narrow
 from api.services import Services
-from api.snapshots import AsOf, Scan, coverage_json, scan, snapshot_json
+from api.snapshots import Scan, coverage_json, scan, snapshot_json
 from api.walk import Page
+from lake.errors import SnapshotExpired
 from lake.manifest import Snapshot
 
 T = TypeVar("T")
@@ -60,10 +62,15 @@ class Planned:
 
 
 async def snapshot_of(here: Services, as_of: int | None) -> tuple[Snapshot, AsOf | None]:
-    """The newest snapshot, and the older one that is asked about."""
-    snapshot = await asyncio.to_thread(here.snapshots.newest)
-    older = None if as_of is None else await asyncio.to_thread(here.snapshots.as_of, as_of)
-    return snapshot, older
+    """The newest snapshot, and the older one that is asked about. ApiError 410 when that is not known any more."""
+    snapshot, _ = await asyncio.to_thread(here.snapshots.cited)
+    if as_of is None:
+        return snapshot, None
+    try:
+        return snapshot, await asyncio.to_thread(here.snapshots.as_of, as_of)
+    except SnapshotExpired as error:
+        detail = f"{error.message} {error.remedy}"
+        raise ApiError(Problem.SNAPSHOT_GONE, f"as_of: {detail}", errors=[FieldError("as_of", detail)]) from None
 
 
 async def plan_posts(request: Request, here: Services, query: PostQuery) -> Planned:

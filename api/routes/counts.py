@@ -37,7 +37,7 @@ from api.posts_query import Selection
 from api.rollups import LEAST_US, language_of
 from api.routes.common import Planned, coverage_of, plan_posts, run_posts
 from api.services import Services, services
-from api.since import Since, run_since
+from api.since import Since, posts_since
 from api.times import to_datetime, to_micros
 
 router = APIRouter(tags=["counts"], dependencies=[Depends(known_parameters)])
@@ -128,7 +128,7 @@ async def counts(
             plan = CountPlan(found.rest, selection, interval, start, end, authors=False)
             return run_counts(session, here.lake, plan, found.hours), None
         if planned.as_of is not None:
-            since = run_since(session, here.lake, planned.whole, selection.filters)
+            since = posts_since(session, here.lake, planned.whole, selection.filters)
         plan = CountPlan(
             planned.scan, selection, interval, start, end, query.authors, planned.whole if query.share else None
         )
@@ -199,6 +199,7 @@ class Aggregate(Answer):
     seconds: float
     snapshot: SnapshotInfo
     coverage: Coverage
+    since: SinceInfo | None = Field(None, description="With `as_of`.")
 
 
 @router.get(
@@ -221,7 +222,12 @@ async def aggregate(
             column = name.removeprefix(LABEL)
             labels[name] = await asyncio.to_thread(labels_of(request).column, column, principal(request), "by")
 
+    since: Since | None = None
+
     def work(session: Session, selection: Selection) -> tuple[list[dict[str, Any]], int]:
+        nonlocal since
+        if planned.as_of is not None:
+            since = posts_since(session, here.lake, planned.whole, selection.filters)
         plan = GroupPlan(planned.scan, selection, query.by, query.limit, query.authors, query.missing, labels)
         return run_groups(session, here.lake, plan)
 
@@ -235,4 +241,6 @@ async def aggregate(
         "snapshot": planned.about(),
         "coverage": await coverage_of(planned, [POST], query.start, query.end),
     }
+    if since is not None:
+        body["since"] = since.json()
     return json_answer(body)

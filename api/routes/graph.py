@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from starlette.responses import Response
 
 from api.access import charge_bytes
-from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, SinceInfo, SnapshotInfo, json_answer
 from api.columns import to_json
 from api.engine import Session
 from api.errors import bad_parameter
@@ -25,6 +25,7 @@ from api.parameters import known_parameters
 from api.posts_query import Selection
 from api.routes.common import coverage_of, plan_posts, run_posts, snapshot_of
 from api.services import Services, services
+from api.since import Since, posts_since, run_since
 from api.snapshots import coverage_json, scan, snapshot_json
 from api.tabular import MEDIA_TYPES, TableFormat, table_bytes
 from api.times import format_time
@@ -63,6 +64,7 @@ class Edges(Answer):
     seconds: float
     snapshot: SnapshotInfo
     coverage: Coverage
+    since: SinceInfo | None = Field(None, description="With `as_of`, about the records that make such edges.")
 
 
 _FILES: dict[str, dict[str, Any]] = {media: {} for media in (*MEDIA_TYPES.values(), "application/gexf+xml")}
@@ -90,13 +92,19 @@ async def edges(
     planned = await asyncio.to_thread(scan, snapshot, table, query.start, query.end, older)
     charge_bytes(request, planned.bytes)
 
+    since: Since | None = None
+
     def work(session: Session) -> tuple[pa.Table, bool]:
+        nonlocal since
         handles = {actor for actor in (*query.source, *query.target) if not is_did(actor)}
         dids = resolve(session, here.lake.root, snapshot, handles)
+        sources = tuple(dids.get(actor, actor) for actor in query.source)
+        if older is not None:
+            since = run_since(session, here.lake, planned, table, query.start, query.end, sources)
         plan = EdgePlan(
             planned,
             query.kind,
-            tuple(dids.get(actor, actor) for actor in query.source),
+            sources,
             tuple(dids.get(actor, actor) for actor in query.target),
             query.start,
             query.end,
@@ -126,6 +134,8 @@ async def edges(
         "snapshot": snapshot_json(snapshot, older),
         "coverage": await asyncio.to_thread(coverage_json, snapshot, [table], query.start, query.end),
     }
+    if since is not None:
+        body["since"] = since.json()
     return json_answer(body)
 
 
@@ -177,6 +187,7 @@ class Trends(Answer):
     seconds: float
     snapshot: SnapshotInfo
     coverage: Coverage
+    since: SinceInfo | None = Field(None, description="With `as_of`, about both stretches.")
 
 
 @router.get("/trends", operation_id="trends", summary="What rises", response_model=Trends, responses=QUERY_PROBLEMS)
@@ -196,7 +207,12 @@ async def trends(
     ranged = query.model_copy(update={"start": start, "end": end})
     planned = await plan_posts(request, here, ranged)
 
+    since: Since | None = None
+
     def work(session: Session, selection: Selection) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        nonlocal since
+        if planned.as_of is not None:
+            since = posts_since(session, here.lake, planned.whole, selection.filters)
         plan = TrendPlan(planned.scan, selection, query.by, start, split, end, query.limit, query.min_count)
         return run_trends(session, here.lake, plan)
 
@@ -212,4 +228,6 @@ async def trends(
         "snapshot": planned.about(),
         "coverage": await coverage_of(planned, [POST], start, end),
     }
+    if since is not None:
+        body["since"] = since.json()
     return json_answer(body)

@@ -22,6 +22,7 @@ from api.parameters import known_parameters
 from api.records import RecordPlan, View, collections_of, run_records, table_of
 from api.routes.common import decode_cursor, next_link, page_meta, snapshot_of
 from api.services import Services, services
+from api.since import Since, run_since
 from api.snapshots import coverage_json, scan, snapshot_json
 from api.walk import Page as FoundPage
 
@@ -92,13 +93,19 @@ async def records(
     planned = await asyncio.to_thread(scan, snapshot, table, query.start, query.end, older)
     charge_bytes(request, planned.bytes)
 
+    since: Since | None = None
+
     def work(session: Session) -> tuple[FoundPage, list[dict[str, Any]]]:
+        nonlocal since
         dids = resolve(session, here.lake.root, snapshot, {actor for actor in query.author if not is_did(actor)})
+        authors = tuple(dids.get(actor, actor) for actor in query.author)
+        if older is not None and cursor is None:
+            since = run_since(session, here.lake, planned, query.collection, query.start, query.end, authors)
         plan = RecordPlan(
             planned,
             query.collection,
             query.view,
-            tuple(dids.get(actor, actor) for actor in query.author),
+            authors,
             query.rkey,
             None if query.rkey is None else tid_value(query.rkey),
             tuple(query.operation),
@@ -120,6 +127,8 @@ async def records(
         "snapshot": snapshot_json(snapshot, older),
         "coverage": await asyncio.to_thread(coverage_json, snapshot, [table], query.start, query.end),
     }
+    if since is not None:
+        body["since"] = since.json()
     return json_answer(body, headers={"Link": f'<{link}>; rel="next"'} if link else None)
 
 

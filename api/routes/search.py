@@ -33,7 +33,7 @@ from api.routes.common import (
 )
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
-from api.since import Since, run_since
+from api.since import Since, posts_since
 from api.tabular import MEDIA_TYPES, table_bytes
 from api.totals import Total, TotalMode, run_total
 from api.walk import Page as FoundPage
@@ -147,7 +147,7 @@ async def search(
             columns = {name: rows[name] if name in fields else added[name] for name in chosen}
             rows = pa.table(columns)
         if planned.as_of is not None and cursor is None:
-            since = run_since(session, here.lake, planned.whole, selection.filters)
+            since = posts_since(session, here.lake, planned.whole, selection.filters)
         total = None
         if query.total is not TotalMode.NONE:
             total = run_total(session, here.lake, planned.scan, selection, query.total, settings.total_seconds)

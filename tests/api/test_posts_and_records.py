@@ -136,6 +136,22 @@ def test_records_of_any_collection_and_their_log(builder: LakeBuilder, client: h
     }
 
 
+def test_a_record_that_no_reader_can_hold_comes_as_text(builder: LakeBuilder, client: httpx.Client) -> None:
+    other = "com.example.deep"
+    deep = '{"a":' * 20_000 + "1" + "}" * 20_000
+    records = {"deep": deep, "huge": '{"n": 1e400}', "plain": '{"n": 1.50, "t": "\\u00e9"}'}
+    for rkey, text in records.items():
+        builder.record("other", did(1), collection=other, rkey=rkey, record_json=text)
+    builder.commit()
+    for view in ("current", "log"):
+        rows = {row["rkey"]: row for row in get(client, "/v1/records", collection=other, view=view)["results"]}
+        assert rows["plain"]["record"] == {"n": 1.5, "t": "é"}
+        assert "record_text" not in rows["plain"]
+        for rkey in ("deep", "huge"):
+            assert rows[rkey]["record"] is None
+            assert rows[rkey]["record_text"] == records[rkey]
+
+
 @pytest.mark.parametrize("interval", ["minute", "hour", "day", "week", "month"])
 def test_counts_by_interval_cover_the_range(builder: LakeBuilder, client: httpx.Client, interval: str) -> None:
     for _ in range(12):

@@ -183,7 +183,7 @@ def test_reading_does_not_let_upload(make: Make) -> None:
 
 BAD_CSV = [
     ("", "body is empty"),
-    ("\n\n", "Empty CSV file"),
+    ("\n\n", "no rows: send a header"),
     ("uri,mood\n", "no rows"),
     ("mood\nx\n", "exactly one column must be named"),
     (f"uri,did\n{POST}/{TID},{DID}\n", "exactly one column must be named"),

@@ -98,7 +98,7 @@ def test_pandas_frames(explorer: Explorer) -> None:
 
 
 def test_a_refusal_is_the_services_own_text(explorer: Explorer) -> None:
-    with pytest.raises(InvalidRequest, match="start must be earlier than end") as caught:
+    with pytest.raises(InvalidRequest, match="start: must be earlier than end") as caught:
         explorer.search(start="2026-03-02", end="2026-03-01").all()
     assert (caught.value.status, caught.value.kind) == (422, "invalid-parameter")
     assert caught.value.request_id

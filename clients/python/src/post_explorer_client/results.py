@@ -18,7 +18,7 @@ Row = dict[str, Any]
 class Provenance:
     """What an answer was computed from: cite `snapshot`, and pass it as `as_of` to ask about the same data again.
 
-    `gaps` are the known holes in the range asked for; an empty list means none is known.
+    `gaps` are the known holes in the range asked for that nothing filled since; an empty list means none is known.
     """
 
     snapshot: int
@@ -31,7 +31,12 @@ class Provenance:
         """From the members `snapshot` and `coverage` of an answer."""
         coverage = body.get("coverage") or {}
         snapshot = body["snapshot"]
-        return Provenance(snapshot["version"], snapshot["created"], tuple(coverage.get("gaps") or ()), coverage)
+        return Provenance(
+            snapshot["version"],
+            snapshot["created"],
+            tuple(gap for gap in coverage.get("gaps") or () if not gap.get("filled")),
+            coverage,
+        )
 
 
 class Rows(Sequence[Row]):
