@@ -226,26 +226,23 @@ def forget(cursor: Cursor, paths: Sequence[str]) -> int:
     return forgotten
 
 
-def thin(cursor: Cursor, before_us: int, keep_every_us: int) -> int:
-    """See `Manifest.thin`."""
-    cursor.execute("SELECT max(version) FROM versions WHERE created_us < ?", (before_us,))
-    newest = cursor.fetchone()[0]
-    if newest is None:
-        return 0
-    # Kept: per partition the last position of each period. Positions inside a period cannot be asked for then.
-    cursor.execute(
-        "DELETE FROM advances WHERE version < ? AND version NOT IN ("
-        " SELECT max(a.version) FROM advances a JOIN versions v ON v.version = a.version"
-        " WHERE a.version <= ? GROUP BY a.topic, a.partition, v.created_us / ?)",
-        (newest, newest, keep_every_us),
-    )
-    removed = cursor.rowcount
-    cursor.execute(
-        "DELETE FROM versions WHERE version < ? AND version NOT IN (SELECT version FROM advances)"
-        " AND version NOT IN (SELECT added_version FROM files)",
-        (newest,),
-    )
-    cursor.execute("UPDATE state SET thinned = ? WHERE id = 1", (newest,))
+def thin(cursor: Cursor, first: int, last: int) -> int:
+    """Of the versions `first` to `last` keeps the last one, where the positions of all partitions belong together.
+
+    Returns the positions removed.
+    """
+    cursor.execute("SELECT topic, partition FROM offsets")
+    removed = 0
+    for topic, partition in cursor.fetchall():
+        # Each partition keeps its last move: others count from it.
+        cursor.execute(
+            "DELETE FROM advances WHERE topic = ? AND partition = ? AND version >= ? AND version < (SELECT max(version)"
+            " FROM advances WHERE topic = ? AND partition = ? AND version BETWEEN ? AND ?)",
+            (topic, partition, first, topic, partition, first, last),
+        )
+        removed += max(0, cursor.rowcount)
+    cursor.execute("DELETE FROM versions WHERE version >= ? AND version < ?", (first, last))
+    cursor.execute("UPDATE state SET thinned = ? WHERE id = 1 AND thinned < ?", (last, last))
     return removed
 
 

@@ -132,6 +132,15 @@ class Manifest(Protocol):
     def versions(self, limit: int = 100) -> list[VersionInfo]:
         """The newest visible changes, newest first."""
 
+    def version_info(self, version: int) -> VersionInfo | None:
+        """One visible change, however old; None if it never was or was thinned out."""
+
+    def positions(self, version: int, topics: Collection[str] | None = None) -> dict[TopicPartition, int]:
+        """See `Snapshot.positions`; also for a version whose files were unlinked. Quick: an index look-up per partition.
+
+        Raises SnapshotExpired, naming the nearest versions that were kept, for one that `thin` removed.
+        """
+
     def files_to_unlink(self, retired_before_us: int, limit: int = 10_000) -> list[RetiredFile]:
         """Files retired before that time, oldest first: unlink them, then `forget` them."""
 

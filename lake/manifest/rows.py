@@ -12,6 +12,7 @@ FILE_COLUMNS: Final = (
     " added_version, since_us"
 )
 GAP_COLUMNS: Final = "id, source_host, start_us, end_us, reason, detail, detected_us, first_seq, last_seq"
+VERSION_COLUMNS: Final = "version, created_us, reason, id, files_added, files_retired, rows_added, rows_retired"
 
 _CHUNK: Final = 500
 """Values per IN list: below the 999 variables that old SQLite builds allow."""

@@ -75,22 +75,7 @@ class SqlSnapshot:
 
     def positions(self, topics: Collection[str] | None = None) -> dict[TopicPartition, int]:
         """See `Snapshot.positions`."""
-        thinned = self._query_any("SELECT thinned FROM state WHERE id = 1", ())[0][0]
-        if self._version < thinned and not self._query_any(
-            "SELECT 1 FROM versions WHERE version = ?", (self._version,)
-        ):
-            raise SnapshotExpired(
-                f"The offsets of version {self._version} were thinned out.", "Ask for a version of `lake versions`."
-            )
-        rows = self._query_any(
-            "SELECT a.topic, a.partition, a.next_offset FROM advances a JOIN (SELECT topic, partition, max(version) AS v"
-            " FROM advances WHERE version <= ? GROUP BY topic, partition) newest"
-            " ON a.topic = newest.topic AND a.partition = newest.partition AND a.version = newest.v",
-            (self._version,),
-        )
-        return {
-            TopicPartition(topic, number): offset for topic, number, offset in rows if not topics or topic in topics
-        }
+        return positions_of(self._query_any, self._version, topics)
 
     def gaps(self, start_us: int, end_us: int) -> list[Gap]:
         """See `Snapshot.gaps`."""
@@ -107,6 +92,32 @@ class SqlSnapshot:
         if self._version < horizon:
             raise SnapshotExpired(f"Files of version {self._version} were unlinked.", "Read the newest version.")
         return rows
+
+
+def positions_of(query: Query, version: int, topics: Collection[str] | None) -> dict[TopicPartition, int]:
+    """See `Manifest.positions`."""
+    thinned = query("SELECT thinned FROM state WHERE id = 1", ())[0][0]
+    if version < thinned and not query("SELECT 1 FROM versions WHERE version = ?", (version,)):
+        below, above = query(
+            "SELECT (SELECT max(version) FROM versions WHERE version < ?), (SELECT min(version) FROM versions"
+            " WHERE version > ?)",
+            (version, version),
+        )[0]
+        near = " and ".join(str(number) for number in (below, above) if number is not None)
+        raise SnapshotExpired(
+            f"The offsets of version {version} were thinned out; the nearest that were kept are of {near}.",
+            "Ask for one of them.",
+        )
+    rows = query(
+        "SELECT o.topic, o.partition, (SELECT a.next_offset FROM advances a WHERE a.topic = o.topic"
+        " AND a.partition = o.partition AND a.version <= ? ORDER BY a.version DESC LIMIT 1) FROM offsets o",
+        (version,),
+    )
+    return {
+        TopicPartition(topic, number): offset
+        for topic, number, offset in rows
+        if offset is not None and (not topics or topic in topics)
+    }
 
 
 def gaps_between(query: Query, start_us: int, end_us: int) -> list[Gap]:

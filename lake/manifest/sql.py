@@ -27,8 +27,8 @@ from lake.manifest.facts import (
     VersionInfo,
 )
 from lake.manifest.protocol import Snapshot
-from lake.manifest.rows import FILE_COLUMNS, live_file
-from lake.manifest.snapshot import SqlSnapshot, gaps_between
+from lake.manifest.rows import FILE_COLUMNS, VERSION_COLUMNS, live_file
+from lake.manifest.snapshot import SqlSnapshot, gaps_between, positions_of
 from schemas.topics import TABLE_TOPICS, TOPICS
 
 
@@ -216,11 +216,19 @@ class SqlManifest(ABC):
     def versions(self, limit: int = 100) -> list[VersionInfo]:
         """See `Manifest.versions`."""
         rows = self._query(
-            "SELECT version, created_us, reason, id, files_added, files_retired, rows_added, rows_retired FROM versions"
-            " ORDER BY version DESC LIMIT ?",
+            f"SELECT {VERSION_COLUMNS} FROM versions ORDER BY version DESC LIMIT ?",  # noqa: S608 - constants
             (limit,),
         )
         return [VersionInfo(*row) for row in rows]
+
+    def version_info(self, version: int) -> VersionInfo | None:
+        """See `Manifest.version_info`."""
+        rows = self._query(f"SELECT {VERSION_COLUMNS} FROM versions WHERE version = ?", (version,))  # noqa: S608
+        return VersionInfo(*rows[0]) if rows else None
+
+    def positions(self, version: int, topics: Collection[str] | None = None) -> dict[TopicPartition, int]:
+        """See `Manifest.positions`."""
+        return positions_of(self._query, version, topics)
 
     def files_to_unlink(self, retired_before_us: int, limit: int = 10_000) -> list[RetiredFile]:
         """See `Manifest.files_to_unlink`."""
@@ -233,5 +241,15 @@ class SqlManifest(ABC):
 
     def thin(self, before_us: int, keep_every_us: int = HOUR_US) -> int:
         """See `Manifest.thin`."""
-        with self._transaction() as cursor:
-            return changes.thin(cursor, before_us, keep_every_us)
+        # Whole periods that were not thinned before: each once, and each a short change.
+        periods = self._query(
+            "SELECT min(version), max(version) FROM versions WHERE created_us < ?"
+            " AND version >= (SELECT thinned FROM state WHERE id = 1) GROUP BY created_us / ? ORDER BY 1",
+            (before_us - before_us % keep_every_us, keep_every_us),
+        )
+        removed = 0
+        for first, last in periods:
+            if first < last:
+                with self._transaction() as cursor:
+                    removed += changes.thin(cursor, first, last)
+        return removed

@@ -254,9 +254,43 @@ def test_positions_of_a_version_outlive_its_files(manifest: Manifest) -> None:
     assert manifest.snapshot().positions([TOPIC]) == {P0: 40, TopicPartition(TOPIC, 1): 7}
     assert manifest.thin(1 << 62) == 3
     assert manifest.snapshot().positions() == {P0: 40, TopicPartition(TOPIC, 1): 7}
-    with pytest.raises(SnapshotExpired):
+    with pytest.raises(SnapshotExpired, match="kept are of 5"):
         manifest.snapshot(2).positions()
+    assert manifest.version_info(2) is None
     assert manifest.offsets()[P0].next_offset == 40
+
+
+def test_old_versions_have_positions_after_their_files_are_gone(manifest: Manifest) -> None:
+    other = TopicPartition(TOPIC, 1)
+    manifest.claim([P0, other], "a")
+    manifest.commit(commit(0, new_file("a")))
+    manifest.commit(Commit("p1", (Advance(TOPIC, 1, 0, 7, 1),), ()))
+    manifest.commit(commit(1, new_file("b")))
+    manifest.swap(Swap("s", ("a", "b"), (new_file("ab", rows=20),), "roll"))
+    manifest.forget(["a", "b"])
+    with pytest.raises(SnapshotExpired):
+        manifest.snapshot(2)
+    assert manifest.positions(1) == {P0: 10}
+    assert manifest.positions(2) == {P0: 10, other: 7}
+    assert manifest.positions(2, ["bluesky.other"]) == {}
+    assert manifest.positions(4) == {P0: 20, other: 7}
+    info = manifest.version_info(3)
+    assert info is not None
+    assert (info.id, info.reason, info.rows_added) == ("c1", "ingest", 10)
+
+
+def test_thinning_keeps_only_versions_whose_positions_belong_together(manifest: Manifest) -> None:
+    """Of two partitions that move in turn, the last version of a period knows both; the one before would lack one."""
+    other = TopicPartition(TOPIC, 1)
+    manifest.claim([P0, other], "a")
+    for number in range(3):
+        manifest.commit(commit(number))
+        manifest.commit(Commit(f"p{number}", (Advance(TOPIC, 1, number, number + 1, 1),), ()))
+    manifest.thin(1 << 62)
+    assert [info.version for info in manifest.versions()] == [6]
+    assert manifest.positions(6) == {P0: 30, other: 3}
+    with pytest.raises(SnapshotExpired, match="6"):
+        manifest.positions(5)
 
 
 def test_gaps(manifest: Manifest) -> None:
