@@ -70,6 +70,12 @@ class WriterConfig(_Settings):
         le=60.0,
         description="Wait before joining the group again after a refused commit; doubles up to 16 x.",
     )
+    late_days: float = Field(
+        400.0,
+        ge=7.0,
+        description="How far back the end of a record is looked up that arrives more than a week after it was written: longer "
+        "than anything that delivers again (topics, archives, lagging hosts) keeps it.",
+    )
     report_seconds: float = Field(1.0, gt=0.0, le=60.0, description="Interval of status reports.")
 
     @model_validator(mode="after")

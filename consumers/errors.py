@@ -40,6 +40,10 @@ class TooManyDeadLetters(ExplorerError):
     """More messages than the stated ceiling cannot be read, so the fault is more likely ours than theirs."""
 
 
+class Unaccounted(ExplorerError):
+    """Messages came out of the decoding neither as rows nor as dead letters: a fault of ours, which must not be committed."""
+
+
 class OutageTooLong(ExplorerError):
     """No commit succeeded for longer than the stated time; a fresh start, and an operator's look, come next."""
 

@@ -20,9 +20,10 @@ from consumers import rollups
 from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
 from consumers.memory import give_back
-from lake import text_index
+from lake import ended_keys, text_index
 from lake.erase import erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
+from lake.gap_file import save_gaps
 from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot, hour_of
 from lake.retire import drop_hours, remove_orphans, unlink_retired
 from lake.roll import crowded_hours, hours_to_roll, roll_hour
@@ -129,6 +130,7 @@ class MaintenanceService:
                 if self._is_due("rollups", self._config.rollup_seconds):
                     self._roll_up(go_on)
                     self._index_texts(go_on)
+                    self._note_ends(go_on)
                 if self._is_due("clean", self._config.clean_seconds):
                     self._clean(go_on)
                 self._manifest.checkpoint()
@@ -251,6 +253,16 @@ class MaintenanceService:
             self.counts.failures += 1
             log.exception("texts are not indexed; searches read more files", extra={"cause": str(error)})
 
+    def _note_ends(self, go_on: Callable[[], bool]) -> None:
+        """Side files by which the writer finds the end of what arrives weeks late; it reads the files that have none."""
+        snapshot = self._manifest.snapshot()
+        ended_keys.sweep(self._store, snapshot)
+        for file in ended_keys.missing(self._store, snapshot):
+            if not go_on():
+                self._due["rollups"] = 0.0
+                return
+            ended_keys.build(self._store, file)
+
     def _clean(self, go_on: Callable[[], bool]) -> None:
         """Hours past their retention, files of crashed commits, the history of versions nobody asks for in detail."""
         now_us = time.time_ns() // 1000
@@ -266,6 +278,7 @@ class MaintenanceService:
                 "foreign files in the lake's folders are ignored",
                 extra={"files": len(strays.foreign), "first": strays.foreign[0]},
             )
+        save_gaps(self._store, self._manifest)
         self._check_books(now_us)
         self._manifest.thin(now_us - int(self._config.history_days * 86_400e6))
 

@@ -12,6 +12,7 @@ from opentelemetry import trace
 
 from consumers.batch import Batch
 from consumers.decode import BadMessage, SchemaLookup, TopicRecords, decode
+from consumers.errors import Unaccounted
 from consumers.gaps import read_gaps
 from consumers.hours import hours_of_bad
 from lake import commit as lake
@@ -60,7 +61,7 @@ class Prepared:
 
 
 def read_batch(batch: Batch, lookup: SchemaLookup) -> Read:
-    """Decode `batch` into lake columns. Never raises for bad messages; raises what `lookup` raises."""
+    """Decode `batch` into lake columns. Never raises for bad messages; raises Unaccounted, and what `lookup` raises."""
     read = Read()
     with tracer.start_as_current_span("writer.decode", attributes={"messages": len(batch)}):
         for records in batch.topics():
@@ -77,6 +78,13 @@ def _read_topic(records: TopicRecords, lookup: SchemaLookup, read: Read) -> None
     topic = TOPICS[records.topic]
     assert topic.table is not None, "only topics with a table are subscribed to"
     decoded = decode(records, topic.schema, lookup)
+    if decoded.rows + len(decoded.bad) != len(records):
+        # The books are kept from here on: what went missing before would be missing in silence.
+        raise Unaccounted(
+            f"{len(records)} messages of {records.topic} gave {decoded.rows} rows and {len(decoded.bad)} dead letters",
+            "Nothing of this batch was committed; the messages stay in Kafka. Go back to the release that ran before, and report"
+            f" this with the offsets from {int(records.offsets.min())} to {int(records.offsets.max())}.",
+        )
     read.bad += decoded.bad
     frames = [frame for frame in decoded.frames if frame.height]
     if frames:

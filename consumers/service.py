@@ -66,7 +66,7 @@ class WriterService:
         self._hook = hook
         self._topics = topics
         self._counts = WriterCounts()
-        self._window = DedupeWindow(store, manifest)
+        self._window = DedupeWindow(store, manifest, late_us=int(config.late_days * 86_400e6))
         self._dead_letters = DeadLetters(lambda: Publisher(producer_factory()), framing or SingleObjectFraming())
         self._reported_at = time.monotonic()
         self._reported_rows = 0

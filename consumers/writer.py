@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 from opentelemetry import trace
 from opentelemetry.propagate import extract
@@ -29,6 +30,7 @@ from consumers.prepare import Prepared, prepare, read_batch
 from lake.commit import commit_batch
 from lake.dedupe import DedupeWindow
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, ManifestUnavailable
+from lake.gap_file import save_gaps
 from lake.manifest import Manifest, Position, TopicPartition
 from lake.steps import Hook, no_hook
 from lake.store import LakeStore
@@ -206,6 +208,9 @@ class Writer:
             newest = self._manifest.snapshot().totals(table).max_time_us if table else None
             gap = retention_gap(partition, position.next_offset, low, newest, time.time_ns() // 1000)
             self._manifest.add_gap(gap)
+            with suppress(OSError):
+                # A full disk: maintenance writes it down when there is room.
+                save_gaps(self._store, self._manifest)
             try:
                 self._manifest.seek(partition.topic, partition.partition, low, position.epoch)
             except CommitRefused as error:

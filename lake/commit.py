@@ -17,8 +17,9 @@ from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
 
 _LOOK_UPS = 5
-_TID_CLOCK_BITS = 10
-_WEEK_US = 7 * 24 * HOUR_US
+TID_CLOCK_BITS = 10
+LATE_US = 7 * 24 * HOUR_US
+"""Rows whose rev is older than this when they arrive are late: `lake.ended_keys` looks up whether they have ended."""
 _LOOK_UP_PAUSE_S = 0.2
 
 
@@ -188,11 +189,12 @@ def witnessed_since(rows: pa.Table) -> int:
     """Before this time nobody can have witnessed a row that ends one of `rows` (not empty): see `NewFile.since_us`.
 
     An ending row has a greater rev, and revs are times: a host that lags delivers rows whose rev is far behind their
-    time. What claims to be older than a week is taken to be a week old, so that nobody can make us search all history.
+    time. What claims to be older than a week is taken to be a week old, so that nobody can make every reader search all history:
+    such rows were looked up once, when they were committed.
     """
     times = rows.column("time").cast(pa.int64())
-    written = pc.shift_right(rows.column("rev_tid"), _TID_CLOCK_BITS)
-    oldest = pc.max_element_wise(written, pc.subtract(times, _WEEK_US))
+    written = pc.shift_right(rows.column("rev_tid"), TID_CLOCK_BITS)
+    oldest = pc.max_element_wise(written, pc.subtract(times, LATE_US))
     found = pc.min(pc.min_element_wise(oldest, times)).as_py()
     return int(found)
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from lake.ended_keys import LATE_HORIZON_US, bury_late
 from lake.manifest import HOUR_US, Manifest
 from lake.store import LakeStore
 
@@ -107,16 +108,21 @@ class DedupeWindow:
 
     max_rows bounds the memory (8 bytes a row): the hours touched longest ago are dropped and loaded again on demand. One
     writer per window; other writers of the same partitions are fenced by the manifest, after which `forget` is called.
+    late_us: how far back to look for the end of rows that arrive long after they were written (`lake.ended_keys`).
     """
 
-    def __init__(self, store: LakeStore, manifest: Manifest, max_rows: int = 40_000_000) -> None:
+    def __init__(
+        self, store: LakeStore, manifest: Manifest, max_rows: int = 40_000_000, late_us: int = LATE_HORIZON_US
+    ) -> None:
         self._store = store
         self._manifest = manifest
         self._max_rows = max_rows
+        self._late_us = late_us
         self._hours: OrderedDict[tuple[str, int], _Hour] = OrderedDict()
 
     def split(self, table: str, rows: pa.Table) -> list[HourRows]:
-        """Splits rows of `table` by hour and drops those that the lake has or that repeat an earlier row of `rows`.
+        """Splits rows of `table` by hour, drops those that the lake has or that repeat an earlier row of `rows`, and empties
+        those that had ended long before they arrived.
 
         Blocks while it reads the identities of hours that are not loaded. Raises FileDamaged. The rows count as known
         only after `add`.
@@ -136,6 +142,7 @@ class DedupeWindow:
             for near in (hour_us - HOUR_US, hour_us, hour_us + HOUR_US):
                 kept = kept[~self._hour(table, near).contains(hashes[kept])]
             part = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
+            part = bury_late(self._store, self._manifest.snapshot(), table, part, self._late_us)
             result.append(HourRows(hour_us, part, hashes[kept], len(chosen), len(chosen) - len(kept)))
         return result
 

@@ -1,8 +1,10 @@
 """A lost manifest made again from the files: each names in its footer the commit it belongs to, or the files it replaced.
 
-What the files cannot tell: gaps (`consumers.gap_restore` reads them again from their topic), hours in which everything was a
-duplicate or a dead letter, and offsets of the very last messages if all of them were dropped; the writer reads those again and
-drops them again. A replay whose replaced files are all still there is taken back: it may not have been swapped in.
+Gaps come back from `lake.gap_file`, and those of the source once more from their topic, which the writer reads from its start.
+What the files cannot tell: the books of hours in which everything was a duplicate or a dead letter; offsets of the very last
+messages if all of them were dropped (the writer reads those again and drops them again); the list of versions, so that as-of
+questions about the time before have no answer. A replay whose replaced files are all still there is taken back: it may not have
+been swapped in.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import EDIT, ERASED
 from lake.dedupe import Hashes, identity_columns, identity_hashes
 from lake.errors import FileDamaged, LakeError
+from lake.gap_file import load_gaps
 from lake.manifest import HOUR_US, Advance, Commit, HourCount, Manifest, NewFile, TopicPartition
 from lake.paths import parse_path, sha256_of
 from lake.roll import change_id
@@ -31,7 +34,7 @@ from schemas.topics import TABLE_TOPICS
 class Rebuilt:
     """What was found. replaced: files left out because others stand for them; incomplete: files of a commit or a replay that
     never finished, as far as can be told; merged: files written anew because two held the same events; damaged: files that
-    cannot be read."""
+    cannot be read; gaps: how many were restored."""
 
     files: int
     rows: int
@@ -40,6 +43,7 @@ class Rebuilt:
     incomplete: tuple[str, ...]
     merged: tuple[str, ...]
     damaged: tuple[str, ...]
+    gaps: int
 
 
 @dataclass(slots=True)
@@ -59,11 +63,12 @@ class _Found:
 def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
     """Fills an empty manifest from the files below `store`; no writer may run. Blocks while it reads every file.
 
-    Raises LakeError if the manifest is not empty. A second run after a crash starts from an empty manifest again: nothing is
-    visible before the one commit at the end.
+    Raises LakeError if the manifest is not empty or the list of gaps is damaged. A second run after a crash starts from an empty
+    manifest again: nothing is visible before the one commit at the end.
     """
     if manifest.snapshot().version or manifest.offsets():
         raise LakeError(f"The manifest {manifest.url} is not empty.", "Move it away first, or name a new one.")
+    gaps = tuple(load_gaps(store))
     found, damaged = _read_footers(store)
     kept, unfinished = _without_unfinished_replays(found)
     kept, replaced = _without_replaced(kept)
@@ -78,7 +83,7 @@ def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
         Advance(key.topic, key.partition, 0, after, epochs[key].epoch) for key, after in sorted(positions.items())
     )
     manifest.commit(
-        Commit(change_id("rebuild", [file.path for file in files]), advances, tuple(files), counts, (), "rebuild")
+        Commit(change_id("rebuild", [file.path for file in files]), advances, tuple(files), counts, gaps, "rebuild")
     )
     return Rebuilt(
         len(files),
@@ -88,6 +93,7 @@ def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
         tuple(sorted((*incomplete, *unfinished))),
         tuple(merged),
         tuple(damaged),
+        len(gaps),
     )
 
 

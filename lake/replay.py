@@ -24,6 +24,7 @@ from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import ERASED, lake_schema
 from lake.dedupe import Hashes, identity_hashes
 from lake.dictionaries import joined
+from lake.ended_keys import LATE_HORIZON_US, bury_late
 from lake.errors import CommitRefused
 from lake.fold import blank, erasable, read_endings
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
@@ -234,7 +235,7 @@ def _build_hour(
             known.add(near, [identity_hashes(table, store.read(file.path)) for file in files])
     other = before.filter(pa.array(~_in_ranges(before, staging.plan.ranges)))
     # Rows read before come first: where a message was repeated, the copy that readers saw stays.
-    staged = staging.rows(hour_us, before.schema)
+    staged = bury_late(store, snapshot, table, staging.rows(hour_us, before.schema), LATE_HORIZON_US)
     rows = known.fresh(table, hour_us, pa.concat_tables([other, staged]))
     erased = 0
     if rows.num_rows:

@@ -165,7 +165,13 @@ def rebuild(into: Path | None) -> None:
     for kind in ("replaced", "incomplete", "merged", "damaged"):
         for path in getattr(found, kind):
             click.echo(f"{kind}: {path}")
-    click.echo(f"{found.files:,} files with {found.rows:,} rows, positions of {len(found.positions)} partitions")
+    click.echo(
+        f"{found.files:,} files with {found.rows:,} rows, positions of {len(found.positions)} partitions, {found.gaps} gaps"
+    )
+    click.echo(
+        "not restored: versions before this one (as-of questions about that time), and the books of hours that hold no row;"
+        " the writer reads bluesky.gap from its start, which brings every gap of the source back"
+    )
     if found.damaged:
         raise CheckFailedError(
             f"{len(found.damaged)} files cannot be read and are not in the new manifest",

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import HOUR, POST, START, Writer, account_row, commit_row, did, lake_rows, sync_row, tid
 
+from lake import ended_keys
 from lake.erase import erase
 from lake.errors import CommitRefused, DiskFull, SnapshotExpired
 from lake.fold import content_columns, current, read_endings
@@ -142,6 +143,16 @@ class LakeMachine(RuleBasedStateMachine):
         self.send("sync", sync_row(who, at))
         self.send(
             POST, commit_row(POST, who, at + 1, text=f"content-{at}-end", resync=True, key_us=START, rev=tid(at, who))
+        )
+
+    @rule(who=ACCOUNTS, key=KEYS, hour=HOURS, minute=MINUTES, days=st.sampled_from([6, 8, 30]))
+    def write_for_a_lagging_host(self, who: int, key: int, hour: int, minute: int, days: int) -> None:
+        """A record that a host witnesses long after it was written, and perhaps ended."""
+        written = self.moment(hour, minute)
+        at = written + days * 24 * HOUR
+        self.send(
+            POST,
+            commit_row(POST, who, at, key_us=START + key, rev=tid(written, who), text=f"content-{at}-end"),
         )
 
     @precondition(lambda self: self.sent)
@@ -287,6 +298,14 @@ class LakeMachine(RuleBasedStateMachine):
                 roll_hour(self.store, self.manifest, table, hour)
         assert erase(self.store, self.manifest).complete
         self.settled = True
+
+    @rule()
+    def note_ends(self) -> None:
+        """Maintenance writes the side files by which ends are found later."""
+        snapshot = self.manifest.snapshot()
+        ended_keys.sweep(self.store, snapshot)
+        for file in ended_keys.missing(self.store, snapshot):
+            ended_keys.build(self.store, file)
 
     @rule(
         hour=st.integers(0, 3),

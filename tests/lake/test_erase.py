@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from support import HOUR, LIKE, POST, START, Writer, account_row, cid, commit_row, did, lake_rows, sync_row, tid
 
+from lake import ended_keys
+from lake.dedupe import DedupeWindow
 from lake.erase import erase
 from lake.fold import content_columns, current, ended, endings_of, read_endings
 from lake.manifest import Manifest, open_manifest
@@ -222,6 +224,58 @@ def test_a_lagging_host_cannot_bring_a_deleted_record_back(
     assert len(files) == 1, "answers are told about the file with the delete"
     settle(store, manifest)
     assert SECRET.encode() not in bytes_of_live_files(store, manifest)
+
+
+@pytest.mark.parametrize("days", [8, 60, 399])
+@pytest.mark.parametrize("noted", [False, True])
+@pytest.mark.parametrize("name", ["delete", "sync", "update", "odd key"])
+def test_what_was_ended_long_ago_stays_out_however_late_it_comes(
+    store: LakeStore, manifest: Manifest, writer: Writer, days: int, noted: bool, name: str
+) -> None:
+    """A host that lags by weeks witnesses the create when its end was applied and its content erased long ago."""
+    odd = {"rkey": "self"} if name == "odd key" else {}
+    ending = {"post": [delete(1, LATER, START + 1) | odd]} if odd else ENDINGS[name]
+    writer.write(**ending)
+    writer.write(post=[post(7, LATER + 1, "another's words")])
+    settle(store, manifest)
+    if noted:
+        noted_files = ended_keys.missing(store, manifest.snapshot())
+        assert [ended_keys.build(store, file) for file in noted_files] == [8] * len(noted_files)
+        assert ended_keys.missing(store, manifest.snapshot()) == []
+    arrives = LATER + days * 24 * HOUR
+    late = [
+        post(1, arrives, rev=tid(START + 1, 1), key_us=START + 1) | odd,
+        post(2, arrives, "never ended", rev=tid(START + 1, 2), key_us=START + 1) | odd,
+        post(1, arrives + 1, "made anew"),
+    ]
+    writer.write(post=late)
+    shown = ["another's words", "made anew", "never ended"] + (["new text"] if name == "update" else [])
+    assert answer(store, manifest) == shown
+    assert SECRET.encode() not in bytes_of_live_files(store, manifest), "not even for the hour before maintenance"
+    settle(store, manifest)
+    assert answer(store, manifest) == shown
+    assert all(hour.closes for hour in manifest.reconciliation(0, 1 << 62))
+    # Beyond the horizon, a setting, nothing is looked up.
+    beyond = Writer(store, manifest, name="w2")
+    beyond.window = DedupeWindow(store, manifest, late_us=7 * 24 * HOUR)
+    beyond.write(post=[post(1, arrives + 25 * HOUR, "too late", rev=tid(START + 1, 1), key_us=START + 1) | odd])
+    assert "too late" in [row["text"] for row in live_rows(store, manifest, POST)]
+
+
+def test_side_files_of_ends_go_with_their_files(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    writer.write(post=[post(1, START + 1), delete(1, START + 2, START + 1)])
+    settle(store, manifest)
+    (file,) = ended_keys.missing(store, manifest.snapshot())
+    ended_keys.build(store, file)
+    assert ended_keys.sweep(store, manifest.snapshot()) == 0
+    writer.write(post=[post(2, START + 3, "later")])
+    settle(store, manifest)
+    assert ended_keys.sweep(store, manifest.snapshot()) == 1
+    (store.root / ended_keys.FOLDER / f"{manifest.snapshot().files(POST)[0].sha256}.npy").write_bytes(b"torn")
+    restarted = Writer(store, manifest, name="w2")
+    late = post(1, START + 30 * 24 * HOUR, rev=tid(START + 1, 1), key_us=START + 1)
+    restarted.write(post=[late])
+    assert answer(store, manifest) == ["later"], "a torn side file is as good as none"
 
 
 def test_a_record_key_that_is_no_tid(store: LakeStore, manifest: Manifest, writer: Writer) -> None:

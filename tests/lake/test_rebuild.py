@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import HOUR, LIKE, POST, START, Writer, account_row, commit_row
+from support import HOUR, LIKE, POST, START, Writer, account_row, commit_row, lake_rows, tid
 
 from lake.erase import erase
 from lake.errors import LakeError
-from lake.manifest import Manifest, open_manifest
+from lake.gap_file import save_gaps
+from lake.manifest import Gap, Manifest, open_manifest
 from lake.rebuild import rebuild
+from lake.replay import Staging, plan_replay, replace
 from lake.retire import drop_hours, find_strays, remove_orphans, unlink_retired
 from lake.roll import roll_hour
-from lake.steps import CommitStep
+from lake.steps import CommitStep, no_hook
 from lake.store import LakeStore
 from lake.verify import verify
 
@@ -223,6 +225,79 @@ def test_an_orphan_of_a_roll_changes_nothing(
     once_more = open_manifest(str(tmp_path / "third.db"), create=True)
     rebuild(store, once_more)
     assert rows(store, once_more) == rows(store, manifest)
+
+
+def test_gaps_come_back_from_the_file_beside_the_lake(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    fill(writer, 1)
+    gaps = [
+        Gap("kafka 1", "kafka", START, START + 9, "broker_retention", "offsets 0 to 9", START + 10),
+        Gap("open", "wss://a.example", None, START + 5, "cursor_too_old", "é", START + 11, 1, None),
+    ]
+    for gap in gaps:
+        manifest.add_gap(gap)
+        save_gaps(store, manifest)
+    assert find_strays(store, manifest, NEVER).foreign == ()
+    again = open_manifest(str(tmp_path / "again.db"), create=True)
+    assert rebuild(store, again).gaps == 2
+    assert sorted(again.gaps(0, NEVER), key=lambda gap: gap.id) == gaps
+    (store.root / ".gaps.json").write_text("{")
+    third = open_manifest(str(tmp_path / "third.db"), create=True)
+    with pytest.raises(LakeError, match="damaged") as stopped:
+        rebuild(store, third)
+    assert "backup" in stopped.value.remedy
+    assert third.snapshot().version == 0
+
+
+def replayed_twice_over(store: LakeStore, manifest: Manifest, hook: Callable[[CommitStep], None] = no_hook) -> None:
+    """Replays both hours with code that reads times otherwise: what was in the first hour moves to the second."""
+    plan = plan_replay(manifest, POST, START, START + 2 * HOUR)
+    staging = Staging(store, plan)
+    events = [
+        commit_row(POST, who, START + HOUR + who, key_us=START + who, rev=tid(START + who, who)) for who in range(3)
+    ]
+    staging.add(lake_rows(POST, [*events, commit_row(POST, 9, START + HOUR)], 0, 0), {0: 4})
+    replace(store, manifest, staging, hook=hook)
+
+
+@pytest.mark.parametrize("unlinked", [0, 1, 2])
+def test_the_hours_of_a_replay_come_back_together(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path, unlinked: int
+) -> None:
+    writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
+    old = [file.path for file in manifest.snapshot().files(POST)]
+    replayed_twice_over(store, manifest)
+    # The manifest was lost while maintenance removed what had been replaced.
+    store.unlink(old[2 - unlinked :])
+    again = rebuilt(store, tmp_path)
+    hours = [len(store.read(file.path)) for file in again.snapshot().files(POST)]
+    # Whichever files are there, each event is there once; with all of them gone, where the replay put it.
+    assert hours == ([4] if unlinked == 2 else [3, 1])
+
+
+def test_a_replay_that_was_never_swapped_in_is_left_out(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
+    with pytest.raises(Crashed):
+        replayed_twice_over(store, manifest, crash_at(CommitStep.SWAP_FILES_DURABLE))
+    again = rebuilt(store, tmp_path)
+    assert rows(store, again) == rows(store, manifest)
+
+
+def test_an_event_in_two_neighbouring_hours_is_kept_once(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash left the file of one hour; read again, the event came from a host that witnessed it in the next hour."""
+    event = commit_row(POST, 1, START + HOUR - 5, text="once")
+    with monkeypatch.context() as patch:
+        leave_orphans(patch, store)
+        with pytest.raises(Crashed):
+            writer.write(crash_at(CommitStep.FILES_DURABLE), post=[event])
+    writer.write(post=[event | {"time_us": START + HOUR + 5}])
+    again = rebuilt(store, tmp_path)
+    assert len(rows(store, again)[POST]) == 1
 
 
 def test_a_torn_file_is_reported_and_passed_over(
