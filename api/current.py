@@ -22,8 +22,9 @@ from typing import Final
 
 import pyarrow as pa
 
+from api.citations import AsOf
 from api.engine import Session
-from api.snapshots import AsOf, as_of_predicate
+from api.snapshots import as_of_predicate
 from api.sql import Bound
 from lake.fold import ENDING_SQL, NEWER_SQL
 from lake.manifest import LiveFile, Snapshot
@@ -56,6 +57,9 @@ _RECORD_JOIN: Final = (
     "ANTI JOIN ended_records AS s ON s.did = r.did AND s.rkey_tid IS NOT DISTINCT FROM r.rkey_tid"
     f" AND s.rkey_text IS NOT DISTINCT FROM r.rkey_text AND s.collection IS NOT DISTINCT FROM r.collection AND {_NEWER}"
 )
+_PLACE_JOIN: Final = (
+    "ANTI JOIN ended_places AS p ON p.kafka_offset = r.kafka_offset AND p.kafka_partition = r.kafka_partition"
+)
 IS_RECORD: Final = "operation IN ('create', 'update') AND erased IS NULL"
 """Rows that hold a record's content."""
 
@@ -83,6 +87,40 @@ class Ends:
                 session.register(f"{prefix}_{name}", table)
                 joins.append(join.replace(f"ended_{name}", f"{prefix}_{name}"))
         return " ".join(joins)
+
+    def attach_places(self, session: Session, paths: Sequence[str]) -> str:
+        """The same joins for queries that keep most rows of some files: where the ended rows lie is looked up first.
+
+        Looking for the few ended rows reads little of a file; an anti join by account and key hashes both for every row.
+        """
+        joins = self.attach(session)
+        if not joins:
+            return ""
+        found = [
+            f"SELECT r.kafka_partition, r.kafka_offset {_READ} AS r SEMI JOIN {name} ON {condition}"
+            for name, condition in self._ending_conditions()
+        ]
+        places = session.table(" UNION ".join(found), {"files": list(paths)})
+        if not places.num_rows:
+            return ""
+        session.register("ended_places", places)
+        return _PLACE_JOIN
+
+    def _ending_conditions(self) -> list[tuple[str, str]]:
+        """Relation with alias, and condition: one for each way in which a row r ends."""
+        found = []
+        if self.records.num_rows:
+            same = f"s.did = r.did AND s.collection IS NOT DISTINCT FROM r.collection AND {_NEWER}"
+            # Equality lets the scan skip by key; it finds no null, so that keys that are no TID have a branch of their own.
+            found.append(("ended_records AS s", f"s.rkey_tid = r.rkey_tid AND {same}"))
+            if self.records["rkey_tid"].null_count:
+                same = f"s.rkey_text IS NOT DISTINCT FROM r.rkey_text AND {same}"
+                found.append(("ended_records AS s", f"s.rkey_tid IS NULL AND r.rkey_tid IS NULL AND {same}"))
+        if self.accounts.num_rows:
+            found.append(("ended_accounts AS a", "a.did = r.did AND r.time <= a.until"))
+        if self.syncs.num_rows:
+            found.append(("ended_syncs AS s", f"s.did = r.did AND {_NEWER}"))
+        return found
 
 
 _PLACE: Final = (("kafka_partition", pa.int32()), ("kafka_offset", pa.int64()))

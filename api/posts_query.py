@@ -7,6 +7,7 @@ reposts and replies into a set of posts, and binds every value.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from api.current import IS_RECORD
 from api.engagement import candidates, count_engagement, same_record
@@ -39,10 +40,20 @@ def narrow(lake: Lake, plan: Scan, filters: PostFilters) -> Scan:
     return replace(plan, files=tuple(candidates_by_text(lake.root, plan.files, condition)))
 
 
-def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection) -> Source:
-    """The posts of `plan` that are selected and current. Blocks for the reads it needs."""
+_UNSELECTIVE: Final = frozenset(
+    {"start", "end", "clock", "resync", "operation", "lang", "media", "reply", "quote", "hour_of_day", "weekday"}
+    | {name for name in PostFilters.model_fields if name.startswith("not_")}
+)
+"""Filters that may leave most posts of a range."""
+
+
+def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, reads_all: bool = False) -> Source:
+    """The posts of `plan` that are selected and current. Blocks for the reads it needs.
+
+    reads_all: the source will be read to its end, so that a look at all files beforehand may pay.
+    """
     filters = selection.filters
-    source = _without_counts(session, lake, plan, selection)
+    source = _without_counts(session, lake, plan, selection, reads_all)
     if not filters.engagement:
         return source
     predicates = list(source.predicates)
@@ -53,12 +64,20 @@ def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection) -> S
     return Source(source.relation, tuple(predicates), source.bound)
 
 
-def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection) -> Source:
+def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection, reads_all: bool) -> Source:
     filters = selection.filters
-    joins = lake.current.ends(session, plan.snapshot, POST, filters.start).attach(session)
+    ends = lake.current.ends(session, plan.snapshot, POST, filters.start)
+    if reads_all and plan.files and not selection.labels and _asked(filters) <= _UNSELECTIVE:
+        joins = ends.attach_places(session, lake.paths(plan.files))
+    else:
+        joins = ends.attach(session)
     bound = Bound()
     predicates = [IS_RECORD, *post_predicates(filters, bound)]
     predicates += label_predicates(selection.labels, selection.not_labels, bound)
     if plan.as_of is not None:
         predicates.append(as_of_predicate(plan.as_of, POST, bound))
     return Source(f"{READ_FILES} AS r {joins}", tuple(predicates), bound)
+
+
+def _asked(filters: PostFilters) -> set[str]:
+    return set(filters.model_dump(exclude_defaults=True, include=set(PostFilters.model_fields)))

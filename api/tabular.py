@@ -8,12 +8,11 @@ from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-
-from api.columns import to_json
 
 
 class TableFormat(StrEnum):
@@ -48,8 +47,7 @@ def flat(table: pa.Table, *, spreadsheet_safe: bool = False) -> pa.Table:
         if pa.types.is_timestamp(column.type):
             columns[name] = time_texts(column)
         elif pa.types.is_list(column.type):
-            texts = [None if value is None else msgspec.json.encode(value).decode() for value in column.to_pylist()]
-            columns[name] = pa.chunked_array([pa.array(texts, pa.string())])
+            columns[name] = _json_texts(name, column)
         else:
             columns[name] = column
         if spreadsheet_safe and pa.types.is_string(columns[name].type):
@@ -60,14 +58,32 @@ def flat(table: pa.Table, *, spreadsheet_safe: bool = False) -> pa.Table:
     return pa.table(columns)
 
 
+def _json_texts(name: str, lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists as JSON arrays; null stays null."""
+    frame = _frame(pa.table({name: lists}))
+    # Objects with one member, whose name and braces are cut off again.
+    whole = frame.select(text=pl.struct(name).struct.json_encode())
+    head = len(msgspec.json.encode(name)) + 2
+    inner = pl.col("text").str.slice(head, pl.col("text").str.len_chars() - head - 1)
+    texts = whole.select(pl.when(frame[name].is_not_null()).then(inner))
+    return texts.to_arrow(compat_level=pl.CompatLevel.oldest()).column(0).cast(pa.string())
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
 def write_csv(table: pa.Table, sink: Any, *, header: bool) -> None:
     """RFC 4180 with a line feed: every text quoted, null an empty unquoted field, so that "" and null stay apart."""
     pacsv.write_csv(table, sink, pacsv.WriteOptions(include_header=header, quoting_style="needed"))
 
 
 def ndjson(table: pa.Table) -> bytes:
-    """One JSON object a line."""
-    return b"".join(msgspec.json.encode(row) + b"\n" for row in to_json(table))
+    """One JSON object a line, with the values of `api.columns.to_json`."""
+    texts = [time_texts(column) if pa.types.is_timestamp(column.type) else column for column in table.itercolumns()]
+    return _frame(pa.table(texts, names=table.column_names)).write_ndjson().encode()
 
 
 def table_bytes(table: pa.Table, form: TableFormat, metadata: Mapping[str, str]) -> bytes:

@@ -1,13 +1,14 @@
-"""From the rows of an export to the file a client downloads, without the rows that ended since; digest on the way."""
+"""The file that a client downloads: filled table by table, digest on the way; and its rows without those that ended since."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import zstandard
 from api.exports.model import Compression
 from api.tabular import TableFormat, flat, ndjson, write_csv
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS: Final = 131_072
 
 
 class _Digesting:
@@ -42,71 +43,97 @@ class _Digesting:
         """The file is its owner's to close."""
 
 
-def render(
-    rows: Path,
-    target: Path,
-    form: TableFormat,
-    compression: Compression,
-    *,
-    spreadsheet_safe: bool,
-    metadata: dict[str, str],
-) -> tuple[int, str]:
-    """Write the file of an export; returns its size and SHA-256. `metadata` goes into a Parquet footer."""
-    with pq.ParquetFile(rows) as source, target.open("wb") as file:
-        sink = _Digesting(file)
-        if form is TableFormat.PARQUET:
-            schema = source.schema_arrow.with_metadata(metadata)
-            inside = {Compression.NONE: "none", Compression.ZSTD: "zstd", Compression.GZIP: "gzip"}[compression]
-            with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression=inside) as writer:
-                for batch in source.iter_batches(_BATCH_ROWS):
-                    writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
+class Output:
+    """A file of an export while it is written; a context that closes it. Used by one thread at a time."""
+
+    def __init__(self, path: Path, form: TableFormat, compression: Compression, *, spreadsheet_safe: bool) -> None:
+        self._form = form
+        self._compression = compression
+        self._spreadsheet_safe = spreadsheet_safe
+        self._stack = ExitStack()
+        self._sink = _Digesting(self._stack.enter_context(path.open("wb")))
+        self._inner = self._stack.enter_context(ExitStack())
+        self._stream: Any = None if form is TableFormat.PARQUET else self._inner.enter_context(self._compressed())
+        self._parquet: pq.ParquetWriter | None = None
+        self._first = True
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows of public columns, always the same ones; blocks for compressing and writing. Raises OSError."""
+        if self._form is TableFormat.PARQUET:
+            if self._parquet is None:
+                self._parquet = self._inner.enter_context(
+                    pq.ParquetWriter(
+                        pa.PythonFile(self._sink, mode="w"),
+                        rows.schema,
+                        compression="none" if self._compression is Compression.NONE else str(self._compression),
+                        use_dictionary=_dictionaries(rows.schema),
+                        # Arrow's own copy of the schema would hide the metadata that comes at the end.
+                        store_schema=False,
+                    )
+                )
+            self._parquet.write_table(rows)
+        elif self._form is TableFormat.NDJSON:
+            self._stream.write(ndjson(rows))
         else:
-            with _compressed(sink, compression) as out:
-                first = True
-                for table in _tables(source):
-                    if form is TableFormat.NDJSON:
-                        out.write(ndjson(table))
-                    else:
-                        write_csv(flat(table, spreadsheet_safe=spreadsheet_safe), _Sink(out), header=first)
-                    first = False
-        file.flush()
-        return sink.size, sink.digest.hexdigest()
+            table = flat(rows, spreadsheet_safe=self._spreadsheet_safe)
+            write_csv(table, _Digesting(self._stream), header=self._first)
+        self._first = False
+
+    def finish(self, metadata: dict[str, str]) -> tuple[int, str]:
+        """Complete the file, which must have been written to; returns size and SHA-256. `metadata` goes into a Parquet footer."""
+        if self._parquet is not None:
+            self._parquet.add_key_value_metadata(metadata)
+        self._inner.close()
+        self._stack.close()
+        return self._sink.size, self._sink.digest.hexdigest()
+
+    def _compressed(self) -> AbstractContextManager[Any]:
+        if self._compression is Compression.ZSTD:
+            return zstandard.ZstdCompressor(level=3).stream_writer(self._sink, closefd=False)  # type: ignore[arg-type]
+        if self._compression is Compression.GZIP:
+            return gzip.GzipFile(fileobj=self._sink, mode="wb", compresslevel=6, mtime=0)
+        return nullcontext(self._sink)
 
 
-class _Sink(_Digesting):
-    """What pyarrow's CSV writer needs of a stream that must stay open."""
-
-    def __init__(self, out: Any) -> None:
-        super().__init__(out)
+_NEVER_REPEATED: Final = frozenset({"uri", "text", "cid", "rkey", "rev", "time", "received", "created_at"})
 
 
-def _compressed(sink: _Digesting, compression: Compression) -> AbstractContextManager[Any]:
-    if compression is Compression.ZSTD:
-        return zstandard.ZstdCompressor(level=3).stream_writer(sink, closefd=False)  # type: ignore[arg-type]
-    if compression is Compression.GZIP:
-        return gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=6, mtime=0)
-    return _Plain(sink)
+def _dictionaries(schema: pa.Schema) -> list[str]:
+    """Columns worth a dictionary: trying one for values that occur once costs a third of the writing."""
+    names = [name for name in schema.names if name not in _NEVER_REPEATED and not name.endswith("_json")]
+    return [f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name for name in names]
 
 
-class _Plain:
-    def __init__(self, sink: _Digesting) -> None:
-        self._sink = sink
+def rows_of(folder: Path, generation: int) -> Path:
+    """The rows of an export as Parquet: a Parquet export's own file, any other's copy."""
+    rows = folder / f"rows.{generation}"
+    return rows if rows.exists() else folder / f"data.{generation}"
 
-    def __enter__(self) -> _Digesting:
-        return self._sink
 
-    def __exit__(self, *_: object) -> None:
-        return None
+def render(rows: Path, output: Output, metadata: dict[str, str]) -> tuple[int, str]:
+    """Write the file of an export from its rows and finish it; see `Output.finish`."""
+    with pq.ParquetFile(rows) as source:
+        for table in _tables(source):
+            output.write(table)
+    return output.finish(metadata)
 
 
 def _tables(source: pq.ParquetFile) -> Iterator[pa.Table]:
-    """The rows in tables; one empty table when there are none, so that a header is written."""
+    """The rows in tables, without the metadata of their file; one empty table when there are none, for the header."""
     some = False
     for batch in source.iter_batches(_BATCH_ROWS):
         some = True
-        yield pa.Table.from_batches([batch])
+        yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
     if not some:
-        yield source.schema_arrow.empty_table()
+        yield source.schema_arrow.empty_table().replace_schema_metadata(None)
 
 
 def without(paths: tuple[Path, Path], gone: list[int], targets: tuple[Path, Path]) -> int:

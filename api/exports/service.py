@@ -19,14 +19,15 @@ from api.access import Principal
 from api.access.principals import ANONYMOUS_OWNER
 from api.access.scopes import ANONYMOUS
 from api.admission import QueryRunner
+from api.citations import AsOf
 from api.columns import publish
 from api.compliance import Fate, changes_since
 from api.config import ApiSettings
 from api.engine import QueryCancelled, Session
 from api.errors import ApiError, Problem, over_capacity
 from api.exports.model import FINAL, Compression, ExportRequest, Job, State, file_name
-from api.exports.produce import ExportPlan, produce
-from api.exports.render import render, without
+from api.exports.produce import ExportPlan, Targets, produce
+from api.exports.render import Output, render, rows_of, without
 from api.exports.store import ExportStore
 from api.filters import Clock
 from api.handles import handles_of, resolve, with_dids
@@ -35,7 +36,8 @@ from api.labels.service import Labels
 from api.labels.sql import LabelColumn
 from api.posts_query import Selection, narrow
 from api.relation import Lake
-from api.snapshots import AsOf, SnapshotSource, coverage_json, scan
+from api.since import posts_since
+from api.snapshots import Scan, SnapshotSource, coverage_json, scan
 from api.tabular import TableFormat
 from api.times import format_time
 from lake.errors import LakeError
@@ -213,46 +215,62 @@ class Exports:
         if job is None:
             return
         request = ExportRequest.model_validate(job.request)
-        snapshot = self._snapshots.newest()
-        then = self._snapshots.as_of(request.as_of if request.as_of is not None else snapshot.version)
-        plan = self._plan(session, job, request, then)
+        snapshot, then = self._snapshots.cited()
+        if request.as_of is not None:
+            then = self._snapshots.as_of(request.as_of)
+        plan, whole = self._plan(session, job, request, then)
         folder = self.store.folder_of(job_id)
+        temporary = folder / "data.0.new"
+        rows_copy = None if request.format is TableFormat.PARQUET else folder / "rows.0"
         last = 0.0
 
         def report(share: float) -> None:
             nonlocal last
             session.check()
-            # Rendering is about a quarter of the work; more than a few writes of the state a second help nobody.
+            # More than a few writes of the state a second help nobody.
             if time.monotonic() - last > 0.5:
                 last = time.monotonic()
-                self._change(job_id, progress=round(min(0.75, share * 0.75), 3))
+                self._change(job_id, progress=round(min(0.99, share), 3))
 
-        rows, columns = produce(session, self._lake, plan, folder / "rows.0", folder / "keys.0", report)
-        session.check()
-        now = time.time_ns() // 1000
-        arrival = request.clock is Clock.ARRIVAL
-        finished = job.model_copy(
-            update={
-                "rows": rows,
-                "columns": columns,
-                "snapshot_version": then.version,
-                "snapshot_created_us": then.created_us,
-                "positions": [(topic, number, offset) for (topic, number), offset in then.positions.items()],
-                "checked_version": snapshot.version,
-                "coverage": coverage_json(
-                    snapshot, [POST], request.start if arrival else None, request.end if arrival else None
-                ),
-                "finished_us": now,
-                "expires_us": now + round(self._settings.export_days * _DAY_US),
-            }
-        )
-        size, digest = self._render(finished, request, folder, 0)
+        since = None
+        if request.as_of is not None:
+            since = posts_since(session, self._lake, whole, plan.selection.filters).json()
+        with self._output(request, temporary) as output:
+            targets = Targets(output, rows_copy, folder / "keys.0")
+            rows, columns = produce(session, self._lake, plan, targets, report)
+            session.check()
+            now = time.time_ns() // 1000
+            arrival = request.clock is Clock.ARRIVAL
+            finished = job.model_copy(
+                update={
+                    "rows": rows,
+                    "columns": columns,
+                    "snapshot_version": then.version,
+                    "snapshot_created_us": then.created_us,
+                    "positions": [(topic, number, offset) for (topic, number), offset in then.positions.items()],
+                    "checked_version": snapshot.version,
+                    "since": since,
+                    "coverage": coverage_json(
+                        snapshot, [POST], request.start if arrival else None, request.end if arrival else None
+                    ),
+                    "finished_us": now,
+                    "expires_us": now + round(self._settings.export_days * _DAY_US),
+                }
+            )
+            size, digest = output.finish(_metadata(finished))
+        temporary.replace(folder / "data.0")
         session.check()
         self.store.save(
             finished.model_copy(update={"state": State.DONE, "bytes": size, "sha256": digest, "progress": 1.0})
         )
 
-    def _plan(self, session: Session, job: Job, request: ExportRequest, then: AsOf) -> ExportPlan:
+    @staticmethod
+    def _output(request: ExportRequest, path: Path) -> Output:
+        safe = request.spreadsheet_safe and request.format is TableFormat.CSV
+        return Output(path, request.format, request.compression, spreadsheet_safe=safe)
+
+    def _plan(self, session: Session, job: Job, request: ExportRequest, then: AsOf) -> tuple[ExportPlan, Scan]:
+        """What to write, and the scan of the whole range, also of files in which the text cannot occur."""
         snapshot = self._snapshots.newest()
         dids = resolve(session, self._lake.root, snapshot, handles_of(request))
         who = Principal(None if job.owner == ANONYMOUS_OWNER else job.owner, ANONYMOUS, job.owner)
@@ -262,27 +280,19 @@ class Exports:
             tuple(self._labels.conditions(job.meaning.get("not_label", ()), who, "not_label")),
         )
         arrival = request.clock is Clock.ARRIVAL
-        files = scan(snapshot, POST, request.start if arrival else None, request.end if arrival else None, then)
-        files = narrow(self._lake, files, selection.filters)
+        whole = scan(snapshot, POST, request.start if arrival else None, request.end if arrival else None, then)
         columns = tuple(job.meaning["fields"])
         labels: dict[str, LabelColumn] = {
             name: self._labels.column(pinned, who, "fields")
             for name, pinned in job.meaning.get("label_columns", {}).items()
         }
         limit = min(request.limit or self._settings.export_rows, self._settings.export_rows)
-        # The rows of a Parquet export are compressed once more when the file is written.
-        return ExportPlan(files, selection, columns, labels, limit, "zstd")
+        return ExportPlan(narrow(self._lake, whole, selection.filters), selection, columns, labels, limit), whole
 
     def _render(self, job: Job, request: ExportRequest, folder: Path, generation: int) -> tuple[int, str]:
         temporary = folder / f"data.{generation}.new"
-        size, digest = render(
-            folder / f"rows.{generation}",
-            temporary,
-            request.format,
-            request.compression,
-            spreadsheet_safe=request.spreadsheet_safe and request.format is TableFormat.CSV,
-            metadata={"provenance": json.dumps(provenance(job, None), ensure_ascii=False)},
-        )
+        with self._output(request, temporary) as output:
+            size, digest = render(rows_of(folder, generation), output, _metadata(job))
         temporary.replace(folder / f"data.{generation}")
         return size, digest
 
@@ -321,7 +331,7 @@ class Exports:
             return checked
         new = old + 1
         rows = without(
-            (folder / f"rows.{old}", folder / f"keys.{old}"), gone, (folder / f"rows.{new}", folder / f"keys.{new}")
+            (rows_of(folder, old), folder / f"keys.{old}"), gone, (folder / f"rows.{new}", folder / f"keys.{new}")
         )
         changed = job.model_copy(
             update={
@@ -351,6 +361,10 @@ class Exports:
         return [(uri, change.fate) for uri, change in zip(uris, found, strict=True)]
 
 
+def _metadata(job: Job) -> dict[str, str]:
+    return {"provenance": json.dumps(provenance(job, None), ensure_ascii=False)}
+
+
 def made_at(job: Job) -> AsOf:
     """The snapshot that the rows of an export are from."""
     positions = {TopicPartition(topic, number): offset for topic, number, offset in job.positions}
@@ -376,6 +390,7 @@ def provenance(job: Job, digest: str | None) -> dict[str, Any]:
         "as_of": job.request.get("as_of"),
         "limit": job.request.get("limit"),
         "snapshot": {"version": version, "created": created},
+        "since": job.since,
         "removed_since": job.removed_since,
         "removals_honoured_up_to_version": job.checked_version,
         "coverage": job.coverage,
