@@ -179,10 +179,10 @@ class _Filling:
                 self._resyncs.mark(row.event.did, row.event.rev)
         taken = 0
         while taken < len(wanted):
-            batch, delivered = self._publisher.begin()
+            batch, receipt = self._publisher.begin()
             rest = [(row.payload, row.event) for row in wanted[taken:]]
             try:
-                outcome = self._intake.take(rest, time.time_ns() // 1000, batch, delivered)
+                outcome = self._intake.take(rest, time.time_ns() // 1000, batch, receipt)
             finally:
                 self._mark.seal(batch, None)
             taken += outcome.taken

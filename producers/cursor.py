@@ -21,17 +21,18 @@ class Position(NamedTuple):
 
 
 class Batch:
-    """Events handed over together. `pending` counts those not acknowledged; the owner of the mark changes it.
+    """Events handed over together. It is acknowledged when `pending`, which the owner of the mark changes, is 0 again.
 
-    `topics` counts its records by topic; `on_done` is called once when all of it, and all before it, is acknowledged; never after
-    a rewind.
+    `topics` counts its records by topic; `receipt` is for the owner; `on_done` is called once when all of it, and all before it,
+    is acknowledged; never after a rewind.
     """
 
-    __slots__ = ("on_done", "pending", "position", "sealed", "topics")
+    __slots__ = ("on_done", "pending", "position", "receipt", "sealed", "topics")
 
     def __init__(self) -> None:
         self.pending = 0
         self.sealed = False
+        self.receipt: object = None
         self.topics: Counter[str] = Counter()
         # Of the last event of the batch; None while it holds none that has a position.
         self.position: Position | None = None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from producers.cursor import Batch, Position
 from producers.dead_letters import Ceiling, from_frame
-from producers.publisher import ANY_PARTITION, Receipt, Publisher, trace_headers
+from producers.publisher import ANY_PARTITION, Publisher, Receipt, trace_headers
 from producers.resyncs import Resyncs
 from producers.wire import Account, Commit, Event, Frame, Identity, Info, Rejected, StreamError, Sync, Unknown
 from schemas.codec import EventEncoder
@@ -77,7 +77,7 @@ class Intake:
         self._ceiling = ceiling
         self._counts = counts
         self._resyncs = resyncs
-        self._encoder = EventEncoder(host, protocol)
+        self._encoder = EventEncoder(host, protocol, publisher.headers)
         self._last_seq = -1
         self.last_event: Event | None = None
 
@@ -87,36 +87,34 @@ class Intake:
         event = self.last_event
         return None if event is None else Position(self._host, self._protocol, event.seq, event.time_us)
 
-    def take(
-        self, frames: Iterable[tuple[bytes, Frame]], received_us: int, batch: Batch, receipt: Receipt
-    ) -> Outcome:
+    def take(self, frames: Iterable[tuple[bytes, Frame]], received_us: int, batch: Batch, receipt: Receipt) -> Outcome:
         """Hand over the events of `frames` (source bytes and what they mean), in order, until done, the queue is full or the
         stream says that it ended. A lazy iterable is decoded only as far as it is taken, but for one frame.
 
         Raises TooManyDeadLettersError, and the client's own error when it cannot go on.
         """
         publisher = self._publisher
-        produce, headers, limits = publisher.produce, publisher.headers, publisher.limits
+        produce, limits = publisher.produce, publisher.limits
         encode_commit = self._encoder.commit
-        opened_us, latest_us = self._opened_us, received_us + _MAX_AHEAD_US
+        opened_us = self._opened_us
         first_ms, last_ms = received_us // 1000 - _STAMP_BEHIND_MS, received_us // 1000 + _STAMP_AHEAD_MS
         revs = self._resyncs.revs
         last_seq = self._last_seq
+        event: Event | None = None
         last: Event | None = None
         infos: list[Info] = []
         error: StreamError | None = None
         topics: list[str] = []
-        taken = produced = bad_frames = out_of_order = 0
+        passed_over = bad_frames = out_of_order = 0
         full = False
-        kafka_headers = trace_headers() if batch.pending == 0 else None
+        kafka_headers = None if batch.topics else trace_headers()
         try:
             for frame, result in frames:
                 rejected: Rejected | None = None
-                event: Event | None = None
                 try:
                     if type(result) is Commit:
                         event = result
-                        topic, body = encode_commit(
+                        topic, value = encode_commit(
                             event.time_us,
                             event.did,
                             event.operation,
@@ -127,72 +125,70 @@ class Intake:
                             event.seq,
                             received_us,
                             event.time_us < opened_us,
-                            bool(revs) and revs.get(event.did) == event.rev,
+                            revs.get(event.did) == event.rev if revs else False,
                             event.envelope_json,
                             event.record,
                         )
                     elif isinstance(result, (Identity, Account, Sync)):
                         event = result
-                        topic, body = self._encode_upstream(result, received_us)
+                        topic, value = self._encode_upstream(event, received_us)
                     elif isinstance(result, Rejected):
                         rejected = result
                     elif isinstance(result, StreamError):
                         error = result
-                        taken += 1
+                        passed_over += 1
                         break
                     else:
-                        taken += 1
+                        passed_over += 1
                         if isinstance(result, Info):
                             infos.append(result)
                         elif isinstance(result, Unknown):
                             self._note_unknown(result)
                         continue
-                    if event is not None:
-                        value = headers[topic] + body
-                        if event.time_us > latest_us:
-                            raise BadRecord(DeadLetterReason.BAD_TIME, "more than a day ahead of this machine's clock")
+                    if rejected is None and event is not None:
                         if len(value) > limits[topic]:
                             raise BadRecord(DeadLetterReason.TOO_LARGE, f"{len(value)} bytes for {topic}")
-                except BadRecord as bad:
-                    rejected = _rejected(bad, event)
-                try:
-                    if rejected is not None:
-                        self._set_aside(rejected, frame, received_us, delivered)
-                        bad_frames += 1
-                        topics.append(DEAD_LETTER)
-                    elif event is not None:
                         stamp_ms = event.time_us // 1000
                         if not first_ms <= stamp_ms <= last_ms:
-                            stamp_ms = first_ms if stamp_ms < first_ms else last_ms
+                            stamp_ms = _stamp(event.time_us, received_us)
                         # By position (partition, callback, its other name, stamp, headers): names cost half a microsecond.
                         if kafka_headers is None:
-                            produce(topic, value, event.did, ANY_PARTITION, delivered, None, stamp_ms)
+                            produce(topic, value, event.did, ANY_PARTITION, receipt, None, stamp_ms)
                         else:
-                            produce(topic, value, event.did, ANY_PARTITION, delivered, None, stamp_ms, kafka_headers)
+                            produce(topic, value, event.did, ANY_PARTITION, receipt, None, stamp_ms, kafka_headers)
                             kafka_headers = None
-                        last = event
                         topics.append(topic)
+                        last = event
                         if event.seq is not None:
                             if event.seq <= last_seq:
                                 out_of_order += 1
                             last_seq = event.seq
+                        continue
+                except BadRecord as bad:
+                    rejected = _rejected(bad, event)
                 except BufferError:
                     full = True
                     break
-                produced += 1
-                taken += 1
-                if rejected is not None:
-                    self._ceiling.bad(rejected.reason)
+                assert rejected is not None, "every event ended above"
+                try:
+                    self._set_aside(rejected, frame, received_us, receipt)
+                except BufferError:
+                    full = True
+                    break
+                topics.append(DEAD_LETTER)
+                bad_frames += 1
+                self._ceiling.bad(rejected.reason)
         finally:
-            batch.pending += produced
             self._last_seq = last_seq
             if last is not None:
                 self.last_event = last
-            batch.topics.update(topics)
+            by_topic = Counter(topics)
+            taken = len(topics) + passed_over
+            batch.topics.update(by_topic)
             counts = self._counts
-            counts.topics.update(topics)
+            counts.topics.update(by_topic)
             counts.received += taken
-            counts.enqueued += produced - bad_frames
+            counts.enqueued += len(topics) - bad_frames
             counts.dead_letters += bad_frames
             counts.out_of_order += out_of_order
             self._ceiling.passed(taken)
@@ -219,7 +215,7 @@ class Intake:
     def _set_aside(self, rejected: Rejected, frame: bytes, received_us: int, receipt: Receipt) -> None:
         limit = self._publisher.limits[DEAD_LETTER]
         letter = from_frame(rejected, frame, self._host, self._protocol, received_us, limit)
-        self._publisher.put_aside(DEAD_LETTER, rejected.did or self._host, letter.encode(), delivered)
+        self._publisher.put_aside(DEAD_LETTER, rejected.did or self._host, letter.encode(), receipt)
 
     def _note_unknown(self, unknown: Unknown) -> None:
         if self._counts.unknown == 0:
@@ -236,3 +232,11 @@ def _rejected(bad: BadRecord, event: Event | None) -> Rejected:
     if event is None:
         return Rejected(bad.reason, bad.detail)
     return Rejected(bad.reason, bad.detail, event.seq, event.time_us, event.did)
+
+
+def _stamp(time_us: int, received_us: int) -> int:
+    """The stamp of a record, in ms, of an event whose time no broker would keep or take. Raises BadRecord."""
+    if time_us > received_us + _MAX_AHEAD_US:
+        raise BadRecord(DeadLetterReason.BAD_TIME, "more than a day ahead of this machine's clock")
+    received_ms = received_us // 1000
+    return received_ms + (_STAMP_AHEAD_MS if time_us > received_us else -_STAMP_BEHIND_MS)

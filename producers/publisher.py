@@ -201,7 +201,6 @@ class Publisher:
                 f"the broker refuses records for {topic}: {error.str()}", _NOT_MENDED_BY_WAITING[code]
             )
         elif code in _OF_ONE_RECORD:
-            batch.pending -= 1
             batch.topics[topic] -= 1
             self._on_refused_record(topic, message.key() or b"", message.value() or b"", error.str())
         else:

@@ -256,7 +256,7 @@ class ProducerService:
     def _send_report(self, now: float) -> None:
         newest = (self._session.position if self._session is not None else None) or self._position
         snapshot = self._status.snapshot(
-            now, time.time_ns() // 1000, self._mark.unacknowledged, self._mark.safe_position, newest
+            now, time.time_ns() // 1000, self._publisher.queued, self._mark.safe_position, newest
         )
         self._instruments.report(
             self._connector.host.name,

@@ -19,7 +19,7 @@ from producers.connection import Connection
 from producers.cursor import Batch, LowWaterMark, Position
 from producers.errors import ConnectionEndedError
 from producers.intake import Intake
-from producers.publisher import Delivered, Publisher
+from producers.publisher import Publisher, Receipt
 from producers.resume import Resume, Verdict, judge, same_event
 from producers.wire import Account, Commit, Decoder, Event, Identity, Info, Sync
 from schemas.bodies import Gap
@@ -104,19 +104,20 @@ class Session:
     def run(self, stop: threading.Event) -> End:
         """Stream until `stop` is set or the session cannot go on. The caller closes the connection."""
         while True:
-            batch, delivered = self._publisher.begin()
+            batch, receipt = self._publisher.begin()
             try:
                 with tracer.start_as_current_span("source.batch", attributes={"host": self._host}) as span:
-                    end = self._fill(batch, delivered, stop)
-                    span.set_attribute("events", batch.pending)
-                    if span.is_recording() and batch.pending:
+                    end = self._fill(batch, receipt, stop)
+                    events = batch.topics.total()
+                    span.set_attribute("events", events)
+                    if span.is_recording() and events:
                         batch.on_done = tracer.start_span("producer.deliver").end
             finally:
                 self._mark.seal(batch, self.position)
             if end is not None:
                 return end
 
-    def _fill(self, batch: Batch, delivered: Delivered, stop: threading.Event) -> End | None:
+    def _fill(self, batch: Batch, receipt: Receipt, stop: threading.Event) -> End | None:
         deadline = time.monotonic() + self._settings.batch_seconds
         handed_over = 0
         while not stop.is_set():
@@ -126,7 +127,7 @@ class Session:
                 return End(Cause.CLOSED, str(ended))
             now = time.monotonic()
             if messages:
-                end = self._take(messages, batch, delivered)
+                end = self._take(messages, batch, receipt)
                 handed_over += len(messages)
                 self._quiet_since = now
                 self._listened = None
@@ -143,14 +144,14 @@ class Session:
                 return None
         return End(Cause.STOPPED)
 
-    def _take(self, messages: list[bytes], batch: Batch, delivered: Delivered) -> End | None:
+    def _take(self, messages: list[bytes], batch: Batch, receipt: Receipt) -> End | None:
         received_us = time.time_ns() // 1000
         frames: Sequence[bytes] = messages
         if not self._judged or self._skipping:
-            end, frames = self._begin(messages, batch, delivered)
+            end, frames = self._begin(messages, batch, receipt)
             if end is not None:
                 return end
-        outcome = self._intake.take(zip(frames, map(self._decode, frames), strict=True), received_us, batch, delivered)
+        outcome = self._intake.take(zip(frames, map(self._decode, frames), strict=True), received_us, batch, receipt)
         for info in outcome.infos:
             self._note_info(info)
         if outcome.full:
@@ -159,7 +160,7 @@ class Session:
             return End(Cause.STREAM_ERROR, f"{outcome.error.error}: {outcome.error.message[:200]}", outcome.error.error)
         return None
 
-    def _begin(self, messages: list[bytes], batch: Batch, delivered: Delivered) -> tuple[End | None, Sequence[bytes]]:
+    def _begin(self, messages: list[bytes], batch: Batch, receipt: Receipt) -> tuple[End | None, Sequence[bytes]]:
         """Judge the first event and drop what precedes the time asked for; only while a connection begins."""
         kept: list[bytes] = []
         for index, message in enumerate(messages):
@@ -171,7 +172,7 @@ class Session:
                 kept.append(message)
                 continue
             if not self._judged:
-                end = self._judge(result, batch, delivered)
+                end = self._judge(result, batch, receipt)
                 if end is not None:
                     return end, ()
                 self._judged = True
@@ -187,7 +188,7 @@ class Session:
             break
         return None, kept
 
-    def _judge(self, first: Event, batch: Batch, delivered: Delivered) -> End | None:
+    def _judge(self, first: Event, batch: Batch, receipt: Receipt) -> End | None:
         resume = self._resume
         verdict = judge(resume, first, self._last_event, int(self._source.gap_tolerance * 1_000_000))
         if (
@@ -204,10 +205,10 @@ class Session:
                 f"asked for sequence {resume.seq} and sent {first.seq}, another event: its numbers were used again",
             )
         if verdict is Verdict.GAP or (self._outdated is not None and resume.since_us is not None):
-            self._report_gap(first, batch, delivered)
+            self._report_gap(first, batch, receipt)
         return None
 
-    def _report_gap(self, first: Event, batch: Batch, delivered: Delivered) -> None:
+    def _report_gap(self, first: Event, batch: Batch, receipt: Receipt) -> None:
         resume = self._resume
         if resume.since_us is None or first.time_us <= resume.since_us:
             return
@@ -223,8 +224,8 @@ class Session:
             noticed_us=time.time_ns() // 1000,
         )
         # An empty queue of a new connection has room; a full one ends the session before its first event and this runs again.
-        self._publisher.put_aside(GAP, self._host, gap.encode(), delivered)
-        batch.pending += 1
+        self._publisher.put_aside(GAP, self._host, gap.encode(), receipt)
+        batch.topics[GAP] += 1
         self._on_gap(gap)
         seconds = (first.time_us - resume.since_us) / 1_000_000
         logger.error(
