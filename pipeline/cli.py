@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "replay": ("pipeline.commands_replay", "replay_command", "make hours anew from the topics"),
     "events": ("pipeline.commands_events", "events", "the source's frames, from topics or lake"),
     "cursor": ("pipeline.commands_cursor", "cursor", "where the producer resumes"),
+    "gaps": ("pipeline.commands_gaps", "gaps", "history that the source lost, and filling it from an archive"),
     "dead-letters": ("pipeline.commands_dead_letters", "dead_letters", "what was set aside, and why"),
     "keys": ("pipeline.commands_keys", "keys", "who may use the API"),
     "doctor": ("pipeline.commands_doctor", "doctor", "is everything well, and what to do if not"),

@@ -21,7 +21,6 @@ from producers.backoff import delays
 from producers.config import ArchiveSettings
 from producers.http import HttpAnswer, HttpClient, HttpFailure
 from producers.segment import SegmentError, blocks_of
-from producers.tls import client_context
 
 logger = logging.getLogger("explorer.producers")
 
@@ -102,11 +101,9 @@ class Pacer:
 class ArchiveClient:
     """Requests to one server's archive; close it after use."""
 
-    def __init__(
-        self, url: str, settings: ArchiveSettings, stop: threading.Event, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, url: str, settings: ArchiveSettings, tls: ssl.SSLContext, stop: threading.Event) -> None:
         headers = {} if settings.key is None else {"Authorization": f"Bearer {settings.key.get_secret_value()}"}
-        self._client = HttpClient(url, settings.timeout, tls or client_context(None), headers)
+        self._client = HttpClient(url, settings.timeout, tls, headers)
         self._settings = settings
         self._stop = stop
         self._pacer = Pacer(settings.bytes_per_second, stop)

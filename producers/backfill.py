@@ -6,6 +6,7 @@ read anew carry the time of that. So a gap that was filled is reported as `backf
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from producers.intake import Counts, Intake
 from producers.publisher import KafkaConsumer, KafkaProducer, Publisher, read_to_end
 from producers.resyncs import Resyncs
 from producers.segment import Row, SegmentError, decompress_block, rows_of
+from producers.tls import client_context
 from producers.wire import Commit
 from schemas.bodies import Gap
 from schemas.framing import Framing, split
@@ -30,6 +32,9 @@ logger = logging.getLogger("explorer.producers")
 
 BACKFILLED = "backfilled"
 """Reason of the gap record that says that a gap was filled."""
+
+RENUMBERED = "renumbered"
+"""Reason of a gap whose two sequences are of different numberings."""
 
 _MAX_REPLANS = 20
 _POLL_SECONDS = 0.2
@@ -42,6 +47,33 @@ class Filled(NamedTuple):
     dead_letters: int
     through_seq: int
     complete: bool
+
+
+class Progress(NamedTuple):
+    """How far a gap is read: sequences `first` to `last` are to be looked at, `through` is the last that was."""
+
+    first: int
+    last: int
+    through: int
+    events: int
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return min((self.through - self.first) / max(self.last - self.first, 1), 1.0)
+
+
+class KnownGap(NamedTuple):
+    """A gap and what was done about it: `through_seq` is how far a filling has read, None when none began."""
+
+    gap: Gap
+    filled: Gap | None
+    through_seq: int | None
+
+    @property
+    def name(self) -> str:
+        """Eight hexadecimal digits that name it, the same on every machine."""
+        return hashlib.sha256(progress_key(self.gap).encode()).hexdigest()[:8]
 
 
 class Backfill:
@@ -61,31 +93,46 @@ class Backfill:
         self._producer_factory = producer_factory
         self._consumer_factory = consumer_factory
 
-    def fill(self, gap: Gap, stop: threading.Event) -> Filled:
+    def fill(self, gap: Gap, stop: threading.Event, on_progress: Callable[[Progress], None] = lambda _: None) -> Filled:
         """Read the gap's range from the archive into the topics; goes on where an earlier run was interrupted.
 
+        `on_progress` is told after each block, from this thread.
         Raises ArchiveError when the archive cannot be read (what was read stays, and is not read again), StoppedError when
         `stop` was set.
         """
         url = self._source.archive.url or self._url_of(gap.host)
-        archive = ArchiveClient(url, self._source.archive, stop)
+        archive = ArchiveClient(url, self._source.archive, client_context(self._source.ca_file), stop)
         try:
-            return _Filling(self, gap, archive, stop).run()
+            return _Filling(self, gap, archive, stop, on_progress).run()
         finally:
             archive.close()
 
-    def open_gaps(self) -> list[Gap]:
-        """Gaps in the topic that no later record calls backfilled, oldest first. Blocks while the topic is read."""
+    def known(self) -> list[KnownGap]:
+        """Every gap in the topic, oldest first. Blocks while the topics of gaps and of progress are read."""
         gaps: dict[str, Gap] = {}
+        filled: dict[str, Gap] = {}
         for record in read_to_end(self._consumer_factory, GAP, self._config.cursor_timeout):
             if record.value is None:
                 continue
             gap = Gap.decode(split(record.value)[1])
             if gap.reason == BACKFILLED:
-                gaps.pop(progress_key(gap), None)
+                filled[progress_key(gap)] = gap
             else:
                 gaps.setdefault(progress_key(gap), gap)
-        return list(gaps.values())
+        through = self.read_through()
+        return [
+            KnownGap(gap, filled.get(key), through.get(key))
+            for key, gap in sorted(gaps.items(), key=lambda item: item[1].from_us or 0)
+        ]
+
+    def open_gaps(self) -> list[Gap]:
+        """The gaps that nothing filled yet, oldest first. Blocks like `known`."""
+        return [known.gap for known in self.known() if known.filled is None]
+
+    def read_through(self) -> dict[str, int]:
+        """Progress key → sequence up to which its gap was read. Blocks while the topic of cursors is read."""
+        records = read_to_end(self._consumer_factory, CURSOR, self._config.cursor_timeout)
+        return {cursor.host: cursor.seq or 0 for cursor in StoredCursors(records).archives}
 
     def _url_of(self, host: str) -> str:
         for url in self._source.hosts:
@@ -102,8 +149,16 @@ def progress_key(gap: Gap) -> str:
 class _Filling:
     """One gap."""
 
-    def __init__(self, owner: Backfill, gap: Gap, archive: ArchiveClient, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        owner: Backfill,
+        gap: Gap,
+        archive: ArchiveClient,
+        stop: threading.Event,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
         self._gap = gap
+        self._on_progress = on_progress
         self._archive = archive
         self._stop = stop
         self._config = owner._config
@@ -117,15 +172,17 @@ class _Filling:
         self._intake = Intake(
             gap.host, ARCHIVE, time.time_ns() // 1000, self._publisher, _no_ceiling(), self._counts, self._resyncs
         )
-        self._read_through = self._stored(owner)
+        self._read_through = owner.read_through().get(self._key, 0)
         self._stored_at = 0.0
         # False when the gap's end is not in a sealed segment yet.
         self._reaches_end = True
+        # A sequence range holds what belongs to it, whatever time the server shows for a row.
+        self._by_time = False
 
     def run(self) -> Filled:
         """See `Backfill.fill`."""
-        after, before = self._range()
-        after = max(after, self._read_through)
+        first, before = self._range()
+        after = max(first, self._read_through)
         end = after
         replans = 0
         while after < before:
@@ -133,7 +190,8 @@ class _Filling:
                 for segment, through in self._archive.plan(after, before):
                     if segment is not None:
                         for frame in self._archive.blocks(segment):
-                            self._publish(rows_of(decompress_block(frame)), after, before)
+                            seen = self._publish(rows_of(decompress_block(frame)), after, before)
+                            self._on_progress(Progress(first, before, max(seen, after), self._counts.enqueued))
                         continue
                     end = after = through
                     self._note_progress(after)
@@ -152,8 +210,14 @@ class _Filling:
     def _range(self) -> tuple[int, int]:
         """Sequences to ask for: the gap's own when it has both, else those of the segments that overlap its time."""
         gap = self._gap
-        if gap.from_seq is not None and gap.to_seq is not None and gap.from_seq < gap.to_seq:
+        if (
+            gap.from_seq is not None
+            and gap.to_seq is not None
+            and gap.from_seq < gap.to_seq
+            and gap.reason != RENUMBERED
+        ):
             return gap.from_seq, gap.to_seq
+        self._by_time = True
         overlapping = [
             segment
             for segment in self._archive.segments()
@@ -165,15 +229,10 @@ class _Filling:
         self._reaches_end = gap.to_us is None or max(one.max_witnessed_at for one in overlapping) >= gap.to_us
         return min(one.min_seq for one in overlapping) - 1, max(one.max_seq for one in overlapping)
 
-    def _publish(self, rows: Iterable[Row], after: int, before: int) -> None:
-        gap = self._gap
-        wanted = [
-            row
-            for row in rows
-            if after < row.seq <= before
-            and (gap.from_us is None or row.time_us >= gap.from_us)
-            and (gap.to_us is None or row.time_us <= gap.to_us)
-        ]
+    def _publish(self, rows: Iterable[Row], after: int, before: int) -> int:
+        """Hand over the rows of a block that belong to the gap; returns the last sequence in it."""
+        found = list(rows)
+        wanted = [row for row in found if after < row.seq <= before and self._in_time(row)]
         for row in wanted:
             if row.resync and isinstance(row.event, Commit):
                 self._resyncs.mark(row.event.did, row.event.rev)
@@ -192,6 +251,14 @@ class _Filling:
                 # A download can wait, unlike a socket: the server holds nothing for us.
                 self._publisher.wait(_POLL_SECONDS)
                 self._check()
+
+        return found[-1].seq if found else after
+
+    def _in_time(self, row: Row) -> bool:
+        gap = self._gap
+        return not self._by_time or (
+            (gap.from_us is None or row.time_us >= gap.from_us) and (gap.to_us is None or row.time_us <= gap.to_us)
+        )
 
     def _check(self) -> None:
         if self._publisher.failure is not None:
@@ -226,13 +293,6 @@ class _Filling:
             filled = Gap(gap.host, BACKFILLED, gap.from_us, gap.to_us, gap.from_seq, gap.to_seq, detail, now_us)
             self._publisher.put_aside(GAP, gap.host, filled.encode())
         self._publisher.flush(self._config.shutdown_timeout)
-
-    def _stored(self, owner: Backfill) -> int:
-        records = read_to_end(owner._consumer_factory, CURSOR, self._config.cursor_timeout)
-        for cursor in StoredCursors(records).archives:
-            if cursor.host == self._key:
-                return cursor.seq or 0
-        return 0
 
     def _set_aside_refused(self, topic: str, key: bytes, value: bytes, why: str) -> None:
         limit = self._publisher.limits[DEAD_LETTER]
