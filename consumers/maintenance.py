@@ -41,6 +41,8 @@ LOCK = "maintenance"
 """Name of the manifest lock that maintenance and the swap of a replay share."""
 _BOOKS_US = 7 * 24 * HOUR_US
 _NAMED_BOOKS = 5
+_AHEAD_US = 5 * 60_000_000
+"""How far the source's clock may be ahead of ours."""
 
 
 @dataclass(slots=True)
@@ -71,13 +73,12 @@ class EventClock:
         self._newest_us = 0
         self._since = 0.0
 
-    def closed_before(self, snapshot: Snapshot, now: float, wall_us: int) -> int:
+    def closed_before(self, manifest: Manifest, now: float, wall_us: int) -> int:
         """Hours that begin before the returned time are closed; `now` is monotonic seconds, `wall_us` unix time.
 
-        An event from the future (beyond an hour ahead of us) does not move the clock.
+        Events from the future (more than some minutes ahead of us) do not move the clock: the others do.
         """
-        newest = max((snapshot.totals(table).max_time_us or 0 for table in snapshot.tables()), default=0)
-        newest = min(newest, wall_us + HOUR_US)
+        newest = manifest.newest_time_us(wall_us + _AHEAD_US) or 0
         if newest != self._newest_us:
             self._newest_us, self._since = newest, now
         clock_us = self._newest_us + int((now - self._since) * 1e6)
@@ -161,9 +162,9 @@ class MaintenanceService:
 
     def _roll(self, go_on: Callable[[], bool]) -> None:
         snapshot = self._manifest.snapshot()
-        closed_before = self._clock.closed_before(snapshot, time.monotonic(), time.time_ns() // 1000)
-        ripe = self._ripe(snapshot, hours_to_roll(snapshot, closed_before))
-        crowded = crowded_hours(snapshot, self._config.small_files)
+        closed_before = self._clock.closed_before(self._manifest, time.monotonic(), time.time_ns() // 1000)
+        ripe = self._ripe(snapshot, hours_to_roll(self._manifest, closed_before))
+        crowded = crowded_hours(self._manifest, self._config.small_files)
         work: list[tuple[str, int, FileKind]] = [
             (table, hour, "small") for table, hour in crowded if hour >= closed_before
         ]
@@ -224,8 +225,7 @@ class MaintenanceService:
         self.counts.files_unlinked += unlink_retired(self._store, self._manifest, before, go_on=go_on, hook=self._hook)
 
     def _roll_up(self, go_on: Callable[[], bool]) -> None:
-        snapshot = self._manifest.snapshot()
-        closed_before = self._clock.closed_before(snapshot, time.monotonic(), time.time_ns() // 1000)
+        closed_before = self._clock.closed_before(self._manifest, time.monotonic(), time.time_ns() // 1000)
         done = rollups.update(self._store, self._manifest, closed_before, go_on)
         self.counts.rollups_made += done.hours
         if not done.complete:

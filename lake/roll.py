@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lake.fold import read_endings
-from lake.manifest import HOUR_US, FileKind, Manifest, NewFile, Snapshot, Swap
+from lake.manifest import HOUR_US, FileKind, Manifest, NewFile, Swap
 from lake.merge import MAX_ROWS, Merge, merge_files
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -23,28 +23,18 @@ class Rolled:
     rows: int
 
 
-def hours_to_roll(snapshot: Snapshot, closed_before_us: int) -> list[tuple[str, int]]:
+def hours_to_roll(manifest: Manifest, closed_before_us: int) -> list[tuple[str, int]]:
     """(table, hour) pairs with small files in hours that start before `closed_before_us`, oldest first.
 
     The caller chooses the time: the end of an hour plus the lateness it expects. A file that arrives later makes the hour
     appear here again.
     """
-    found = set()
-    for table in snapshot.tables():
-        for file in snapshot.files(table, None, closed_before_us):
-            if file.kind == "small" and file.hour_us < closed_before_us:
-                found.add((file.hour_us, table))
-    return [(table, hour) for hour, table in sorted(found)]
+    return [(found.table, found.hour_us) for found in manifest.small_files() if found.hour_us < closed_before_us]
 
 
-def crowded_hours(snapshot: Snapshot, most_small_files: int) -> list[tuple[str, int]]:
+def crowded_hours(manifest: Manifest, most_small_files: int) -> list[tuple[str, int]]:
     """(table, hour) pairs with more small files than that: they are worth merging while their hour is open."""
-    counts: dict[tuple[int, str], int] = {}
-    for table in snapshot.tables():
-        for file in snapshot.files(table):
-            if file.kind == "small":
-                counts[file.hour_us, table] = counts.get((file.hour_us, table), 0) + 1
-    return [(table, hour) for (hour, table), count in sorted(counts.items()) if count > most_small_files]
+    return [(found.table, found.hour_us) for found in manifest.small_files() if found.files > most_small_files]
 
 
 def roll_hour(

@@ -185,9 +185,7 @@ class _Rehearsal:
 
     def _unmerged(self) -> int:
         with self._stack.manifest() as manifest:
-            snapshot = manifest.snapshot()
-            newest = max(snapshot.totals(table).max_time_us or 0 for table in snapshot.tables())
-            return len(hours_to_roll(snapshot, newest - 3_600_000_000))
+            return len(hours_to_roll(manifest, (manifest.newest_time_us(1 << 62) or 0) - 3_600_000_000))
 
     def live(self) -> None:
         """A while at the rate of today's network: freshness, and the memory it takes."""

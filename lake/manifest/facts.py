@@ -102,6 +102,15 @@ class LiveFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SmallFiles:
+    """A table's hour that has small files in the newest version: how many of them."""
+
+    table: str
+    hour_us: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class RetiredFile:
     """A file that left the lake and still lies on disk for readers of older versions."""
 

@@ -14,6 +14,7 @@ from lake.manifest.facts import (
     LiveFile,
     Position,
     RetiredFile,
+    SmallFiles,
     Span,
     Swap,
     TableTotals,
@@ -119,6 +120,15 @@ class Manifest(Protocol):
 
     def known_paths(self) -> set[str]:
         """Paths of all live and retired files that are not forgotten."""
+
+    def small_files(self) -> list[SmallFiles]:
+        """Hours with small files in the newest version, by hour, then table; costs what these are, whatever the lake's size."""
+
+    def newest_time_us(self, not_after_us: int) -> int | None:
+        """The newest event time of the live files that end by `not_after_us`, which leaves out events from the future.
+
+        None if there is none. Quick, whatever the lake's size.
+        """
 
     def add_gap(self, gap: Gap) -> bool:
         """Stores a gap; False if one of this id was there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _VERSION_1 = (
     """CREATE TABLE state (
@@ -41,6 +41,13 @@ _VERSION_1 = (
 )
 
 
+_VERSION_2 = (
+    "CREATE INDEX files_small ON files (hour_us, table_name) WHERE kind = 'small' AND retired_version IS NULL",
+    "CREATE INDEX files_newest ON files (max_time_us) WHERE retired_version IS NULL",
+)
+"""So that a look for work costs what there is to do and not what there is."""
+
+
 def migrations() -> list[tuple[int, tuple[str, ...]]]:
     """Every step of the manifest's schema, oldest first: (version it leads to, statements). Released steps never change."""
-    return [(1, _VERSION_1)]
+    return [(1, _VERSION_1), (2, _VERSION_2)]

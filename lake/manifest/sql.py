@@ -21,6 +21,7 @@ from lake.manifest.facts import (
     LiveFile,
     Position,
     RetiredFile,
+    SmallFiles,
     Span,
     Swap,
     TopicPartition,
@@ -180,6 +181,22 @@ class SqlManifest(ABC):
     def known_paths(self) -> set[str]:
         """See `Manifest.known_paths`."""
         return {row[0] for row in self._query("SELECT path FROM files")}
+
+    def small_files(self) -> list[SmallFiles]:
+        """See `Manifest.small_files`."""
+        rows = self._query(
+            "SELECT table_name, hour_us, count(*) FROM files WHERE kind = 'small' AND retired_version IS NULL"
+            " GROUP BY hour_us, table_name ORDER BY hour_us, table_name"
+        )
+        return [SmallFiles(*row) for row in rows]
+
+    def newest_time_us(self, not_after_us: int) -> int | None:
+        """See `Manifest.newest_time_us`."""
+        rows = self._query(
+            "SELECT max(max_time_us) FROM files WHERE retired_version IS NULL AND max_time_us <= ?", (not_after_us,)
+        )
+        found: int | None = rows[0][0]
+        return found
 
     def gaps(self, start_us: int, end_us: int) -> list[Gap]:
         """See `Manifest.gaps`."""

@@ -146,8 +146,7 @@ class LakeBuilder:
 
     def maintain(self, *, erasing: bool = True) -> None:
         """Do what maintenance does: merge every hour, and remove the content of what has ended."""
-        snapshot = self.manifest.snapshot()
-        for table, hour in hours_to_roll(snapshot, self.now_us + 3_600_000_000):
+        for table, hour in hours_to_roll(self.manifest, self.now_us + 3_600_000_000):
             roll_hour(self.store, self.manifest, table, hour)
         if erasing:
             erase(self.store, self.manifest)

@@ -108,7 +108,9 @@ def test_the_event_clock_follows_events_and_runs_on_while_they_pause(lake: Lake)
     newest = max(snapshot.totals(table).max_time_us or 0 for table in snapshot.tables())
     clock = EventClock(close_after_us=60_000_000)
     now_us = START_US + 100 * HOUR_US
-    assert clock.closed_before(snapshot, 10.0, now_us) == newest - HOUR_US - 60_000_000 + 1
-    assert clock.closed_before(snapshot, 70.0, now_us) == newest - HOUR_US + 1
-    # An event from the future does not close the hours of the present.
-    assert EventClock(0).closed_before(snapshot, 0.0, newest - 5 * HOUR_US) == newest - 5 * HOUR_US + 1
+    assert clock.closed_before(lake.manifest, 10.0, now_us) == newest - HOUR_US - 60_000_000 + 1
+    assert clock.closed_before(lake.manifest, 70.0, now_us) == newest - HOUR_US + 1
+    # Events from the future do not close the hours of the present: the newest of the others counts.
+    write(lake, events(10, seed=5, start_us=START_US + 3 * HOUR_US, span_us=60_000_000))
+    assert EventClock(0).closed_before(lake.manifest, 0.0, newest + 1) == newest - HOUR_US + 1
+    assert EventClock(0).closed_before(lake.manifest, 0.0, START_US - 9 * HOUR_US) == 1 - HOUR_US

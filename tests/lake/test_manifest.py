@@ -26,6 +26,7 @@ from lake.manifest import (
     Manifest,
     NewFile,
     Position,
+    SmallFiles,
     Span,
     Swap,
     TopicPartition,
@@ -208,6 +209,19 @@ def test_retired_files_are_forgotten_after_they_were_unlinked(manifest: Manifest
     with pytest.raises(SnapshotExpired):
         manifest.snapshot(99)
     assert paths(manifest) == ["b"]
+
+
+def test_work_for_maintenance_is_found_without_looking_at_rolled_files(manifest: Manifest) -> None:
+    assert manifest.small_files() == []
+    assert manifest.newest_time_us(1 << 62) is None
+    manifest.claim([P0], "w")
+    manifest.commit(commit(0, new_file("a"), new_file("b"), new_file("c", 3), new_file("d", 2, kind="rolled")))
+    assert manifest.small_files() == [SmallFiles(LIKE, 0, 2), SmallFiles(LIKE, 3 * HOUR, 1)]
+    assert manifest.newest_time_us(1 << 62) == 3 * HOUR + 5
+    assert manifest.newest_time_us(3 * HOUR + 4) == 2 * HOUR + 5
+    manifest.swap(Swap("s", ("a", "b", "c"), (new_file("e", kind="rolled"),), "roll"))
+    assert manifest.small_files() == []
+    assert manifest.newest_time_us(1 << 62) == 2 * HOUR + 5
 
 
 def test_files_are_listed_by_time(manifest: Manifest) -> None:
