@@ -21,11 +21,12 @@ class WriterProcess:
         folder = lake.root.parent / "processes"
         folder.mkdir(exist_ok=True)
         self.log = folder / f"{name}.log"
+        self._status = folder / f"{name}.json"
         arguments = {
             "bootstrap": lake.kafka.bootstrap,
             "manifest": str(lake.root / "manifest.sqlite"),
             "lake": str(lake.root),
-            "status": str(folder / f"{name}.json"),
+            "status": str(self._status),
             "config": lake.config(**config).model_dump(mode="json"),
         }
         environment = {key: value for key, value in os.environ.items() if key != CRASHPOINT_VARIABLE}
@@ -43,6 +44,14 @@ class WriterProcess:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    def status(self) -> dict[str, Any]:
+        """Its last report; empty before the first."""
+        try:
+            found: dict[str, Any] = json.loads(self._status.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return found
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

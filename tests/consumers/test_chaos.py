@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from consumers.config import MaintenanceConfig
+from consumers.decode import released_schemas
 from consumers.maintenance import MaintenanceService
 from lake.steps import CommitStep
+from pipeline.frames import Wanted, rows_of_lake
 from pipeline.kafka import make_producer
+from schemas.bodies import decode_body
+from schemas.framing import split
+from schemas.rebuild import frame_v2
 from tests.consumers.conftest import Lake, wait_until
 from tests.consumers.processes import WriterProcess
 from tests.consumers.support import HOUR_US, START_US, Event, events, produce, rows_on_disk
@@ -51,19 +59,28 @@ class Swarm:
             self.places[place] = writer
 
     def kill_at_random(self, place: int) -> None:
-        """SIGKILL at whatever it is doing."""
-        time.sleep(self._rng.random() * 0.4)
-        self.places[place].kill()
-        self.kills += 1
+        """SIGKILL at whatever it is doing, once it has been given partitions."""
+        writer = self.places[place]
+        wait_until(
+            lambda: writer.status().get("assigned", 0) > 0 or not writer.running, 60, lambda: writer.log.read_text()
+        )
+        time.sleep(self._rng.random() * 0.5)
+        self._kill(place)
 
-    def kill_at_a_step(self, place: int) -> None:
-        """Replace the writer by one that kills itself between two steps of a commit."""
+    def kill_at_a_step(self, place: int, step: CommitStep) -> bool:
+        """Replace the writer by one that kills itself between two steps of a commit; whether it came to that."""
         self.stop(place)
-        step = self._rng.choice([step for step in CommitStep if step.value in _WRITER_STEPS])
         self.start(place, f"{step.value}:{self._rng.randint(1, 3)}")
         with suppress(subprocess.TimeoutExpired):
-            self.places[place].wait(20)
+            assert self.places[place].wait(20) == -signal.SIGKILL, self.places[place].log.read_text()
             self.crashpoints[step.value] += 1
+            self.kills += 1
+            return True
+        self._kill(place)
+        return False
+
+    def _kill(self, place: int) -> None:
+        assert self.places[place].running, self.places[place].log.read_text()
         self.places[place].kill()
         self.kills += 1
 
@@ -79,9 +96,12 @@ class Swarm:
             writer.kill()
 
 
-_WRITER_STEPS = {
-    "batch-ready", "file-written", "file-synced", "file-renamed", "files-durable", "manifest-open", "manifest-committed",
-}  # fmt: skip
+WRITER_STEPS = [step for step in CommitStep if not step.value.startswith(("swap", "file-unlinked"))]
+
+
+def claims(lake: Lake) -> int:
+    """How often partitions were taken over; a rebalance raises it."""
+    return sum(position.epoch for position in lake.manifest.offsets().values())
 
 
 @pytest.mark.timeout(900)
@@ -99,16 +119,22 @@ def test_kills_and_rebalances_neither_lose_nor_repeat(lake: Lake) -> None:
         for place in range(3):
             swarm.start(place)
         feeder.start()
-        while swarm.kills < KILLS or swarm.stops < REBALANCES:
+        rebalances, seen = 0, claims(lake)
+        # Every step once while there is something to commit, the rest of the kills at any moment, clean stops in between.
+        steps = rng.sample(WRITER_STEPS, len(WRITER_STEPS))
+        while swarm.kills < KILLS or rebalances < REBALANCES:
             place = rng.randrange(3)
-            if swarm.kills < KILLS and rng.random() < 0.6:
+            choice = rng.random()
+            if steps and (choice < 0.4 or swarm.kills + len(steps) >= KILLS):
+                if swarm.kill_at_a_step(place, steps[0]):
+                    steps.pop(0)
+            elif choice < 0.75 and swarm.kills + len(steps) < KILLS:
                 swarm.kill_at_random(place)
-            elif swarm.kills < KILLS and rng.random() < 0.5 and not done.is_set():
-                swarm.kill_at_a_step(place)
             else:
                 swarm.stop(place)
             swarm.start(place)
             maintenance.run_once(threading.Event())
+            rebalances, seen = rebalances + (claims(lake) > seen), claims(lake)
         done.set()
         feeder.join(60)
         wait_until(lambda: lake.rows() == len(made), 120, lambda: f"{lake.rows()} of {len(made)} rows")
@@ -130,9 +156,34 @@ def test_kills_and_rebalances_neither_lose_nor_repeat(lake: Lake) -> None:
     assert found - expected == Counter(), "rows that nobody published, or twice"
     assert expected - found == Counter(), "published events without a row"
     assert all(total.closes for total in lake.manifest.reconciliation(START_US, START_US + 3 * HOUR_US))
-    assert (swarm.kills, swarm.stops >= REBALANCES) == (KILLS, True)
-    assert swarm.crashpoints, "no kill hit a named step"
-    print(f"{swarm.kills} kills ({dict(swarm.crashpoints)} at named steps), {swarm.stops} stops, {len(made)} events")
+    assert source_frames(made) == lake_frames(lake), "the same events with another content"
+    assert swarm.kills >= KILLS
+    assert swarm.crashpoints.keys() == {step.value for step in WRITER_STEPS}
+    assert rebalances >= REBALANCES
+    print(
+        f"{swarm.kills} kills, {sum(swarm.crashpoints.values())} of them at named steps; {rebalances} rebalances seen,"
+        f" {swarm.stops} clean stops; {len(made)} events"
+    )
+
+
+def source_frames(made: list[Event]) -> Counter[str]:
+    """The published events as the source's frames."""
+    frames: Counter[str] = Counter()
+    for event in made:
+        reference, body = split(event.value)
+        schema = released_schemas(reference)
+        assert schema is not None
+        frames[text_of(decode_body(schema, body))] += 1
+    return frames
+
+
+def lake_frames(lake: Lake) -> Counter[str]:
+    """The frames that the lake's rows give back; no event of this test ends another's life, so none is empty."""
+    return Counter(text_of(row) for row in rows_of_lake(lake.store, lake.manifest.snapshot(), Wanted()))
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    return json.dumps(json.loads(frame_v2(row)), sort_keys=True)
 
 
 def feed(lake: Lake, made: list[Event], done: threading.Event) -> None:
