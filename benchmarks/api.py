@@ -24,7 +24,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.api_lake import DAY_US, HOUR_US, START_US, build, known_word, rare_word
+from benchmarks.api_lake import build
+from benchmarks.api_rows import DAY_US, HOUR_US, START_US
+from benchmarks.api_texts import known_word, rare_word
 
 MIXES = ("lookups", "search", "engagement", "counts", "explain", "export", "starvation", "crowd")
 
