@@ -80,19 +80,25 @@ define make_venv
 	fi
 endef
 
+define no_packages
+	echo "make: the packages could not be installed. This needs the Python package index once: check the network (proxy:" >&2; \
+	echo "  HTTPS_PROXY, a mirror: PIP_INDEX_URL, own certificates: PIP_CERT), then run the same command again." >&2; \
+	exit 1
+endef
+
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 BASE_PYTHON ?=
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(make_venv)
 	@echo "installing the pinned packages (once; about a minute)"
-	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --require-hashes -r requirements.lock || { $(no_packages); }
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.ready-dev: requirements-dev.lock requirements.lock pyproject.toml
 	@$(make_venv)
 	@echo "installing the pinned packages of tests and checks (once; about a minute)"
-	@$(PIP) --require-hashes -r requirements-dev.lock
+	@$(PIP) --require-hashes -r requirements-dev.lock || { $(no_packages); }
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.ready

@@ -42,6 +42,8 @@ def finish(up: Up) -> bool:
     )
     _write(up, summary)
     up.say(summary.text())
+    if summary.closes:
+        up.say(f"PASS: each of the {summary.total.sent:,} events sent is accounted for exactly once")
     return summary.closes
 
 

@@ -86,6 +86,11 @@ def _report(view: View, name: str) -> Mapping[str, Any]:
     return next((process.report for process in view.processes if process.name == name), {})
 
 
+def _freshness(view: View) -> object:
+    """Seconds; None before the first commit, when there is nothing to be fresh."""
+    return _report(view, "writer").get("freshness_seconds") if view.lake is not None and view.lake.rows else None
+
+
 def dead_letters(view: View) -> int:
     """Dead letters of all processes since they were started."""
     return sum(int(process.report.get("dead_letters") or 0) for process in view.processes)
@@ -101,7 +106,7 @@ def plain_line(view: View) -> str:
         f"  in {count(producer.get('events_per_second'))}/s"
         f"  committed {count(lake.rows if lake else 0)} rows ({count(view.committed_per_second)}/s)"
         f"  lag source {seconds(producer.get('lag_seconds'))}, writer {count(writer.get('lag'))} events"
-        f"  fresh {seconds(writer.get('freshness_seconds'))}"
+        f"  fresh {seconds(_freshness(view))}"
         f"  {per_event}  dead letters {dead_letters(view)}" + (f"  DOWN: {', '.join(down)}" if down else "")
     )
 
@@ -118,7 +123,7 @@ def block(view: View) -> RenderableType:
 
 
 def _totals(view: View) -> Table:
-    producer, writer, lake = _report(view, "producer"), _report(view, "writer"), view.lake
+    producer, lake = _report(view, "producer"), view.lake
     table = Table.grid(padding=(0, 3))
     per_event = f"{lake.bytes / lake.rows:.1f}" if lake and lake.rows else "–"
     table.add_row(
@@ -126,7 +131,7 @@ def _totals(view: View) -> Table:
         _figure(count(view.committed_per_second), "rows/s committed"),
         _figure(count(lake.rows if lake else 0), "rows in the lake"),
         _figure(per_event, "bytes/event"),
-        _figure(seconds(writer.get("freshness_seconds")), "freshness"),
+        _figure(seconds(_freshness(view)), "freshness"),
         _figure(str(dead_letters(view)), "dead letters"),
     )
     return table

@@ -20,6 +20,7 @@ from lake.errors import LakeError
 from lake.manifest import HOUR_US, Manifest, open_manifest
 from pipeline.kafka import check_reachable, make_admin
 from pipeline.lag import behind, end_offsets
+from pipeline.local_broker import LocalBroker
 from pipeline.settings import Loaded, Settings
 from pipeline.status import read_status
 from pipeline.topics import diff_topics
@@ -49,7 +50,7 @@ def examine(loaded: Loaded) -> Iterator[Finding]:
     settings = loaded.settings
     yield Finding("settings", "ok", f"profile {loaded.profile}, state in {settings.state}")
     yield _guarded("disk", lambda: _disk(settings))
-    broker = _guarded("broker", lambda: _broker(settings))
+    broker = _guarded("broker", lambda: _broker(loaded))
     yield broker
     if broker.verdict == "ok":
         yield _guarded("topics", lambda: _topics(settings))
@@ -92,7 +93,12 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", "ok", text)
 
 
-def _broker(settings: Settings) -> Finding:
+def _broker(loaded: Loaded) -> Finding:
+    settings = loaded.settings
+    embedded = loaded.origin("kafka.bootstrap").startswith("profile")
+    if embedded and not LocalBroker(settings.broker.home).status(_TIMEOUT).running:
+        remedy = f"start everything with `make {loaded.profile}`, or name another broker with EXPLORER_KAFKA_BOOTSTRAP"
+        return Finding("broker", "failed", "the embedded broker is not running", remedy)
     cluster = check_reachable(settings.kafka, _TIMEOUT)
     return Finding("broker", "ok", f"answers at {settings.kafka.bootstrap} (cluster {cluster})")
 

@@ -105,6 +105,7 @@ class Up:
             self._environment = dict(self._ports.environment)
             for remark in self._ports.remarks:
                 self.say(remark)
+            self.say(self._introduction())
             self._supervisor = supervisor = Supervisor(self.settings.supervisor, self.settings.log_folder, [lock])
             try:
                 self._start(supervisor)
@@ -148,6 +149,17 @@ class Up:
             ) from error
 
     # ------------------------------------------------------------------ starting
+
+    def _introduction(self) -> str:
+        """What is about to happen, for somebody who starts it for the first time."""
+        source = "a simulated Bluesky network" if self.options.demo else "the public Bluesky Jetstream"
+        duration = self.options.duration
+        end = "Ctrl-C ends it" if duration is None else f"ends by itself {duration:g} s after everything runs"
+        lines = [f"post-explorer: {source} → Kafka → Parquet lake → API; all data in {self.settings.state}; {end}"]
+        share = self.settings.simulator.malformed_share
+        if self.options.demo and share:
+            lines.append(f"(the simulator breaks one frame in {1 / share:,.0f} on purpose: those are the dead letters)")
+        return "\n".join(lines)
 
     def _start(self, supervisor: Supervisor) -> None:
         if self._embedded:
@@ -196,7 +208,7 @@ class Up:
         for drift in after.drifts:
             self.say(f"topics: {drift}")
         if before is not after:
-            self.say(f"topics: {len(before.drifts) - len(after.drifts)} differences from schemas/topics removed")
+            self.say(f"topics: {len(before.drifts) - len(after.drifts)} made or brought into line with schemas/topics")
 
     def _start_simulator(self, supervisor: Supervisor) -> None:
         simulator = self.settings.simulator
