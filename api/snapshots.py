@@ -11,6 +11,7 @@ from typing import Any, Final
 from api.citations import AsOf, Citations
 from api.sql import Bound, any_of
 from api.times import format_time
+from lake.errors import SnapshotExpired
 from lake.manifest import Gap, LiveFile, Manifest, Snapshot
 from schemas.topics import TABLE_TOPICS
 
@@ -42,15 +43,22 @@ class SnapshotSource:
         return snapshot, named
 
     def as_of(self, version: int) -> AsOf:
-        """An older version to ask about. Raises SnapshotExpired when it is not known any more: no answer named it, and the
-        manifest has thinned it out."""
-        found = self._citations.find(version)
-        if found is not None:
-            return found
+        """An older version to ask about. Raises SnapshotExpired when it never was, or is not known any more: no answer named
+        it, and the manifest has thinned it out."""
         with self._lock:
             manifest = self._open()
-        snapshot = manifest.snapshot(version)
-        return AsOf(version, snapshot.created_us, snapshot.positions())
+        known = manifest.version_info(version)
+        found = self._citations.find(version)
+        # A manifest that was made anew counts its versions anew.
+        if found is not None and (known is None or known.created_us == found.created_us):
+            return found
+        newest = self.newest().version
+        if known is None and version > newest:
+            raise SnapshotExpired(
+                f"There is no version {version}; the newest is {newest}.", "Use the version that an answer named."
+            )
+        positions = manifest.positions(version)
+        return AsOf(version, known.created_us if known is not None else 0, positions)
 
     def close(self) -> None:
         """Close the manifest; later calls open it again."""
