@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lake.file_batch import disk_errors
+
 
 class DeadLetterTally:
     """Unreadable messages by hour, on disk beside the staged rows.
@@ -33,14 +35,15 @@ class DeadLetterTally:
                     self.counts = _numbers(state["counts"])
 
     def add(self, bad: Mapping[int, int], positions: Mapping[int, int]) -> None:
-        """Count `bad` (messages by hour); `positions` is where reading stands with them."""
+        """Count `bad` (messages by hour); `positions` is where reading stands with them. Raises DiskFull."""
         before = {"positions": self._positions, "counts": self.counts}
         self._positions = dict(positions)
         self.counts = {hour: self.counts.get(hour, 0) + bad.get(hour, 0) for hour in {*self.counts, *bad}}
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps([before, {"positions": self._positions, "counts": self.counts}]))
-        temporary.rename(self._file)
+        with disk_errors(self._file):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._file.with_suffix(".tmp")
+            temporary.write_text(json.dumps([before, {"positions": self._positions, "counts": self.counts}]))
+            temporary.rename(self._file)
 
     def discard(self) -> None:
         """Remove the file."""

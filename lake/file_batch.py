@@ -49,7 +49,7 @@ class FileBatch:
             raise LakeError(f"{name!r} is not a usable file name.")
         folder = folder_of(table, hour_us)
         temporary = self._root / TEMPORARY / f"{name}-{hour_us}-{table}.parquet"
-        with _disk_errors(self._root / folder):
+        with disk_errors(self._root / folder):
             make_folder(temporary.parent, self._root)
             make_folder(self._root / folder, self._root)
             options = writer_options(table, kind, self._compression, rows, rewritten=rewritten)
@@ -65,7 +65,7 @@ class FileBatch:
 
     def place(self) -> None:
         """Makes every written file durable under its final name. Blocks for the disk. Raises DiskFull."""
-        with _disk_errors(self._root):
+        with disk_errors(self._root):
             _together(FileWriter.sync, self._written)
             for _ in self._written:
                 self._hook(CommitStep.FILE_SYNCED)
@@ -94,7 +94,8 @@ def _together(work: Callable[[T], None], items: Iterable[T]) -> None:
 
 
 @contextmanager
-def _disk_errors(target: Path) -> Generator[None]:
+def disk_errors(target: Path) -> Generator[None]:
+    """Turns the errors of a full volume into DiskFull; `target` says which volume."""
     try:
         yield
     except OSError as error:

@@ -7,7 +7,9 @@ meanwhile; what was erased is erased again before a byte is visible.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from lake.dedupe import Hashes, identity_hashes
 from lake.dictionaries import joined
 from lake.ended_keys import LATE_HORIZON_US, bury_late
 from lake.errors import CommitRefused
+from lake.file_batch import disk_errors
 from lake.fold import blank, erasable, read_endings
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
 from lake.merge import Merge, merged_footer, row_groups
@@ -113,21 +116,40 @@ class Staging:
         return found
 
     def add(self, rows: pa.Table, positions: Mapping[int, int]) -> None:
-        """Stages lake rows and remembers how far reading went. Rows of hours that are not in the plan are left out."""
+        """Stages lake rows and remembers how far reading went. Rows of hours that are not in the plan are left out.
+
+        Raises DiskFull; then nothing of these rows counts as read.
+        """
+        with disk_errors(self._folder):
+            self._add(rows, positions)
+
+    def _add(self, rows: pa.Table, positions: Mapping[int, int]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # A name of its own: two pieces may reach the same offsets in different partitions, and a piece staged twice after
-        # a crash is told by its offsets.
+        # A name of its own: two pieces may reach the same offsets in different partitions.
         name = uuid.uuid4().hex
         times = np.asarray(rows.column("time").cast(pa.int64()))
         hours = times - times % HOUR_US
         for hour in np.unique(hours).tolist():
             if hour in self.plan.hours:
-                part = rows.filter(pa.array(hours == hour))
-                pq.write_table(part, self._folder / f"{hour}-{name}.parquet", compression="zstd", compression_level=1)
-        temporary = self._progress.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"next": {str(k): v for k, v in (self.positions() | dict(positions)).items()}}))
-        temporary.rename(self._progress)
+                piece = io.BytesIO()
+                pq.write_table(rows.filter(pa.array(hours == hour)), piece, compression="zstd", compression_level=1)
+                self._place(f"{hour}-{name}.parquet", piece.getvalue())
+        # What a crash leaves before this line is staged a second time, and told by its offsets.
+        reached = {str(partition): after for partition, after in (self.positions() | dict(positions)).items()}
+        self._place(self._progress.name, json.dumps({"next": reached}).encode())
         sync_folder(self._folder)
+
+    def _place(self, name: str, content: bytes) -> None:
+        """Writes a file whole or not at all."""
+        temporary = self._folder / f"{name}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self._folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def rows(self, hour_us: int, schema: pa.Schema) -> pa.Table:
         """The staged rows of an hour, each message once."""
