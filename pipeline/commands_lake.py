@@ -250,6 +250,33 @@ def accept_broker(yes: bool) -> None:
     click.echo(f"{len(found)} partitions " + ("will be read anew" if yes else "would be read anew; --yes does it"))
 
 
+@lake.command()
+@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def backup(target: Path, as_json: bool) -> None:
+    """Copy the lake into the folder TARGET, or bring the copy there up to date; safe while everything runs.
+
+    Only new files are copied, and what was erased from the lake is removed from the copy. Restore: copy TARGET to the
+    place of the lake, run `post-explorer lake verify --deep`, start the writer: it reads from the topics what came later.
+
+    \b
+    Example:
+      post-explorer lake backup /mnt/backup/lake
+    """
+    from pipeline.backup import back_up
+
+    settings = load().settings
+    with progress_bar("files") as tell:
+        done = back_up(settings.manifest, Path(settings.lake), target, tell)
+    if as_json:
+        click.echo(json.dumps(asdict(done), indent=2))
+        return
+    click.echo(
+        f"version {done.version}, {done.rows:,} rows in {done.files:,} files; "
+        f"{done.copied:,} copied ({done.copied_bytes / 1e6:,.1f} MB), {done.removed:,} removed"
+    )
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
     """A progress bar on standard error while it is a terminal."""

@@ -121,6 +121,7 @@ def rehearsed(state: Path, scale: Scale, say: Callable[[str], None]) -> Iterator
         # All closed hours are to be merged before they are judged, not at leisure.
         EXPLORER_MAINTAIN_INTERVAL_SECONDS="2",
         EXPLORER_MAINTAIN_CLOSE_AFTER_SECONDS="5",
+        EXPLORER_MAINTAIN_LATE_SECONDS="15",
         EXPLORER_MAINTAIN_ROLLS_PER_RUN="2000",
     )
     result = Rehearsed(scale)
