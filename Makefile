@@ -10,6 +10,8 @@ PYTHON := $(VENV)/bin/python
 EXPLORER := $(PYTHON) -m pipeline.cli
 DURATION ?=
 PYTEST_ARGS ?=
+# Most tests wait for processes, so there are more workers than cores; each has a broker of its own (0.4 GB).
+WORKERS ?= 3
 
 .PHONY: help setup setup-dev demo live test check format docs validate faults bench clean clean-all
 
@@ -23,9 +25,9 @@ demo: setup ## the whole pipeline on simulated traffic; stops by itself after DU
 live: setup ## the same against the public Jetstream, until Ctrl-C (or DURATION=seconds)
 	@$(EXPLORER) up --live $(if $(DURATION),--duration $(DURATION))
 
-test: setup-dev ## every test, against real processes (PYTEST_ARGS='-k writer' for some)
+test: setup-dev ## every test, against real processes (PYTEST_ARGS='-k writer' for some; WORKERS=0: one after another)
 	@$(PYTHON) -m pipeline.prerequisites --install
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 
 check: setup-dev ## formatting, lint, types, import rules, documents that repeat the code
 	@$(PYTHON) -m ruff format --check .

@@ -49,6 +49,7 @@ def find_r() -> str | None:
 TOOLS = (
     Tool("PostgreSQL", find_postgres, ("postgresql",), "the manifest on PostgreSQL"),
     Tool("Chromium", lambda: shutil.which("chromium"), ("chromium",), "the page in a real browser"),
+    Tool("promtool", lambda: shutil.which("promtool"), ("prometheus",), "the alert rules"),
     Tool("R", find_r, ("r-base-core", "r-cran-httr2", "r-cran-jsonlite"), "the recipes for R"),
 )
 

@@ -28,9 +28,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONGEST_FIRST = ("producers", "end_to_end", "consumers", "api", "lake", "broker")
+"""Folders whose files take minutes: begun first, so that no worker is left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of whole processes run last, so that a broken unit is reported by its own test first."""
-    items.sort(key=lambda item: "end_to_end" in item.path.parts)
+    """With several workers the long files come first; with one, tests of whole processes come last, so that a broken unit
+    is reported by its own test first."""
+    if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        ranks = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: min((ranks.get(part, len(ranks)) for part in item.path.parts), default=len(ranks)))
+    else:
+        items.sort(key=lambda item: "end_to_end" in item.path.parts)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +146,22 @@ def test_every_alert_is_tested_firing_and_silent() -> None:
     cases = [case for test in tests for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case.get("exp_alerts")} == alerts
     assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == alerts
+
+
+@pytest.mark.parametrize(
+    "arguments", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts.test.yml")], ids=" ".join
+)
+def test_prometheus_itself_accepts_and_fires_the_rules(arguments: tuple[str, ...]) -> None:
+    promtool = shutil.which("promtool")
+    assert promtool is not None, "`make test` installs it; else: python -m pipeline.prerequisites"
+    ran = subprocess.run([promtool, *arguments], cwd=FOLDER, check=False, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_operations_says_what_to_do_at_every_alert() -> None:
+    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text())
+    page = (CHECKOUT / "docs" / "operations.md").read_text()
+    assert [rule["alert"] for group in rules["groups"] for rule in group["rules"] if f"`{rule['alert']}`" not in page] == []
 
 
 def test_scraped_and_exported_addresses_are_services() -> None:
