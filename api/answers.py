@@ -56,7 +56,6 @@ class TotalRelation(StrEnum):
 
     EXACT = "exact"
     AT_LEAST = "at_least"
-    AT_MOST = "at_most"
     ESTIMATE = "estimate"
 
 

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from api.citations import AsOf
 from api.engine import Session
+from api.identifiers import POST
 from api.snapshots import as_of_predicate
 from api.sql import Bound
+from lake.convert import lake_schema
 from lake.fold import ENDING_SQL, NEWER_SQL
 from lake.manifest import LiveFile, Snapshot
 
@@ -93,18 +95,25 @@ class Ends:
 
         Looking for the few ended rows reads little of a file; an anti join by account and key hashes both for every row.
         """
-        joins = self.attach(session)
-        if not joins:
-            return ""
-        found = [
-            f"SELECT r.kafka_partition, r.kafka_offset {_READ} AS r SEMI JOIN {name} ON {condition}"
-            for name, condition in self._ending_conditions()
-        ]
-        places = session.table(" UNION ".join(found), {"files": list(paths)})
+        places = self.ended_rows(session, paths, [name for name, _ in _PLACE], "TRUE", {})
         if not places.num_rows:
             return ""
         session.register("ended_places", places)
         return _PLACE_JOIN
+
+    def ended_rows(
+        self, session: Session, paths: Sequence[str], columns: Sequence[str], condition: str, values: Mapping[str, Any]
+    ) -> pa.Table:
+        """The rows of some files (alias r in `condition`) that ended or are hidden, each once; `columns` tell them apart."""
+        self.attach(session)
+        selected = ", ".join(f"r.{name}" for name in columns)
+        found = [
+            f"SELECT {selected} {_READ} AS r SEMI JOIN {name} ON {ends} WHERE {condition}"
+            for name, ends in self._ending_conditions()
+        ]
+        if not found or not paths:
+            return lake_schema(POST).empty_table().select(list(columns))
+        return session.table(" UNION ".join(found), {**values, "files": list(paths)})
 
     def _ending_conditions(self) -> list[tuple[str, str]]:
         """Relation with alias, and condition: one for each way in which a row r ends."""

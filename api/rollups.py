@@ -1,8 +1,8 @@
 """Counts of whole hours that were computed before: what makes counts over months quick.
 
-An hour is kept for its one rolled file, named by the file's digest, so that a replaced file is counted anew. What ended when
-it was counted is not in it; what ended since is, until the file is rewritten or the count is a day old. An answer that
-uses this says so.
+An hour is kept for its one rolled file, named by the file's digest, so that a replaced file is counted anew. The kept numbers
+are those of the file's records, whatever ended them since; rows that pending deletions, edits and account states end are
+looked up for each answer and subtracted, so that it is exact.
 """
 # ruff: noqa: S608 - statements are made of constants and names of bound values
 
@@ -10,30 +10,42 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
+from api.current import IS_RECORD
 from api.engine import Session
 from api.filters import Clock, PostFilters
-from api.posts_query import Selection, prepare
-from api.relation import Lake
+from api.identifiers import POST
+from api.relation import READ_FILES, Lake
 from api.snapshots import Scan
 from api.times import to_micros
-from lake.manifest import HOUR_US, LiveFile
+from lake.manifest import HOUR_US, LiveFile, hour_of
 
 LEAST_US: Final = 7 * 24 * HOUR_US
 """Shorter ranges are counted exactly."""
-_MOST_AGE_S: Final = 86_400.0
 _ALL: Final = "*"
 _HOURS_AT_ONCE: Final = 48
+_ANSWERS: Final = 8
+"""Subtractions that are remembered: the newest state of the lake, for some ranges and languages."""
 _SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS counted (sha256 TEXT PRIMARY KEY, at REAL NOT NULL)",
-    """CREATE TABLE IF NOT EXISTS posts (sha256 TEXT NOT NULL, lang TEXT NOT NULL, count INTEGER NOT NULL,
+    # Counts of an earlier release left out what had ended by then; they cannot be told from the ones below.
+    "DROP TABLE IF EXISTS counted",
+    "DROP TABLE IF EXISTS posts",
+    "CREATE TABLE IF NOT EXISTS counted_files (sha256 TEXT PRIMARY KEY)",
+    """CREATE TABLE IF NOT EXISTS records (sha256 TEXT NOT NULL, lang TEXT NOT NULL, count INTEGER NOT NULL,
         PRIMARY KEY (sha256, lang)) WITHOUT ROWID""",
 )
+
+
+_HOUR: Final = "date_trunc('hour', r.time)"
+_COUNTED: Final = f"{IS_RECORD} AND NOT r.resync"
+_TAGS: Final = "list_distinct(list_transform(r.langs, lambda tag: string_split(lower(tag), '-')[1]))"
 
 
 @dataclass(frozen=True)
@@ -64,47 +76,49 @@ class Rollups:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        self._ended: OrderedDict[tuple[str, ...], dict[int, int]] = OrderedDict()
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         for statement in _SCHEMA:
             self._database.execute(statement)
 
+    def missing(self, plan: Scan, filters: PostFilters) -> list[LiveFile]:
+        """The files that `counts` would have to read first."""
+        files = _whole_hours(plan, filters)
+        with self._lock:
+            known = {sha256 for (sha256,) in self._database.execute("SELECT sha256 FROM counted_files")}
+        return [file for file in files if file.sha256 not in known]
+
     def counts(self, session: Session, lake: Lake, plan: Scan, filters: PostFilters, language: str) -> RolledCounts:
         """Counts of the hours that lie wholly in the range and have one rolled file; counts what is missing first, which
         blocks for the reads. `language` is what `language_of` gave."""
         rolled = _whole_hours(plan, filters)
-        missing = self._missing(rolled)
+        missing = self.missing(plan, filters)
         for start in range(0, len(missing), _HOURS_AT_ONCE):
             session.check()
-            self._count(session, lake, plan, missing[start : start + _HOURS_AT_ONCE])
+            self._count(session, lake, missing[start : start + _HOURS_AT_ONCE])
+        hours = self._read(rolled, language)
+        for hour_us, count in self._ended_by_hour(session, lake, plan, filters, rolled, language).items():
+            hours[hour_us] = hours.get(hour_us, 0) - count
         kept = {file.path for file in rolled}
         rest = replace(plan, files=tuple(file for file in plan.files if file.path not in kept))
-        return RolledCounts(self._read(rolled, language), rest)
+        return RolledCounts(hours, rest)
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _missing(self, files: Sequence[LiveFile]) -> list[LiveFile]:
-        with self._lock:
-            known = dict(self._database.execute("SELECT sha256, at FROM counted"))
-        oldest = time.time() - _MOST_AGE_S
-        return [file for file in files if known.get(file.sha256, 0.0) < oldest]
-
-    def _count(self, session: Session, lake: Lake, plan: Scan, files: Sequence[LiveFile]) -> None:
+    def _count(self, session: Session, lake: Lake, files: Sequence[LiveFile]) -> None:
         by_hour = {file.hour_us: file for file in files}
-        source = prepare(session, lake, replace(plan, files=tuple(files)), Selection(PostFilters(resync=False)))
-        values = {**source.bound.values, "files": lake.paths(files)}
-        hour = "date_trunc('hour', r.time)"
+        values = {"files": lake.paths(files)}
         found: dict[tuple[int, str], int] = {}
         for moment, count in session.rows(
-            f"SELECT {hour} AS hour, count(*) FROM {source.relation} WHERE {source.condition} GROUP BY ALL", values
+            f"SELECT {_HOUR} AS hour, count(*) FROM {READ_FILES} AS r WHERE {_COUNTED} GROUP BY ALL", values
         ):
             found[to_micros(moment), _ALL] = count
-        tags = "unnest(list_distinct(list_transform(langs, lambda tag: string_split(lower(tag), '-')[1])))"
         statement = (
-            f"SELECT hour, tag, count(*) FROM (SELECT {hour} AS hour, {tags} AS tag FROM {source.relation}"
-            f" WHERE {source.condition}) GROUP BY ALL"
+            f"SELECT hour, tag, count(*) FROM (SELECT {_HOUR} AS hour, unnest({_TAGS}) AS tag FROM {READ_FILES} AS r"
+            f" WHERE {_COUNTED}) GROUP BY ALL"
         )
         for moment, tag, count in session.rows(statement, values):
             if tag is not None and tag != _ALL:
@@ -114,12 +128,8 @@ class Rollups:
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                self._database.executemany("DELETE FROM posts WHERE sha256 = ?", digests)
-                self._database.executemany("INSERT INTO posts VALUES (?, ?, ?)", rows)
-                now = time.time()
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO counted VALUES (?, ?)", [(file.sha256, now) for file in files]
-                )
+                self._database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
+                self._database.executemany("INSERT OR REPLACE INTO counted_files VALUES (?)", digests)
                 self._database.execute("COMMIT")
             except BaseException:
                 self._database.execute("ROLLBACK")
@@ -127,8 +137,41 @@ class Rollups:
 
     def _read(self, files: Sequence[LiveFile], language: str) -> dict[int, int]:
         with self._lock:
-            counts = dict(self._database.execute("SELECT sha256, count FROM posts WHERE lang = ?", (language,)))
+            counts = dict(self._database.execute("SELECT sha256, count FROM records WHERE lang = ?", (language,)))
         return {file.hour_us: counts.get(file.sha256, 0) for file in files}
+
+    def _ended_by_hour(
+        self,
+        session: Session,
+        lake: Lake,
+        plan: Scan,
+        filters: PostFilters,
+        files: Sequence[LiveFile],
+        language: str,
+    ) -> dict[int, int]:
+        """Counted rows that something pending ends, by hour; remembered as long as neither changes."""
+        endings = [
+            *plan.snapshot.superseding(POST, filters.start),
+            *plan.snapshot.superseding(POST, filters.start, "sync"),
+            *plan.snapshot.files("account"),
+        ]
+        key = (language, *(file.sha256 for file in files), "", *(file.sha256 for file in endings))
+        with self._lock:
+            if key in self._ended:
+                self._ended.move_to_end(key)
+                return self._ended[key]
+        ends = lake.current.ends(session, plan.snapshot, POST, filters.start)
+        condition, values = _COUNTED, {}
+        if language != _ALL:
+            condition, values = f"{_COUNTED} AND list_contains({_TAGS}, $language)", {"language": language}
+        columns = ("time", "kafka_partition", "kafka_offset")
+        rows = ends.ended_rows(session, lake.paths(files), columns, condition, values)
+        found: dict[int, int] = dict(Counter(hour_of(value) for value in rows["time"].cast(pa.int64()).to_pylist()))
+        with self._lock:
+            self._ended[key] = found
+            while len(self._ended) > _ANSWERS:
+                self._ended.popitem(last=False)
+        return found
 
 
 def _whole_hours(plan: Scan, filters: PostFilters) -> list[LiveFile]:

@@ -101,10 +101,12 @@ async def run_posts(
     work: Callable[[Session, Selection], T],
     *,
     reads_all: bool = False,
+    heavy: bool | None = None,
 ) -> T:
     """Run work with the filters' handles resolved, in the lane that fits the plan; charges the bytes it may read.
 
-    reads_all: the work reads every planned file, so that its time tells how fast reading is.
+    reads_all: the work reads every planned file, so that its time tells how fast reading is. heavy: the lane, where the
+    caller knows better than the size of the files.
     """
     query = planned.query
     charge_bytes(request, planned.scan.bytes)
@@ -117,7 +119,9 @@ async def run_posts(
             here.throughput.observe(planned.scan.bytes, time.monotonic() - started)
         return found
 
-    return await here.query(request, with_resolved, heavy=planned.scan.bytes > here.settings.heavy_bytes)
+    return await here.query(
+        request, with_resolved, heavy=planned.scan.bytes > here.settings.heavy_bytes if heavy is None else heavy
+    )
 
 
 async def coverage_of(planned: Planned, tables: list[str], start_us: int | None, end_us: int | None) -> dict[str, Any]:

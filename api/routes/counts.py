@@ -54,8 +54,7 @@ class CountsQuery(PostQuery):
     rollups: bool = Field(
         True,
         description="Whether ranges of a week and more may be answered from counts of hours that were made before, where the "
-        "filter (none, or one language) and the interval (hour or wider) allow it. `source` says whether it was done; such "
-        "counts still hold what was removed within the last day.",
+        "filter (none, or one language) and the interval (hour or wider) allow it. `source` says whether it was done.",
     )
     resync: bool | None = Field(
         False,
@@ -134,11 +133,15 @@ async def counts(
         )
         return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
 
-    buckets, people = await run_posts(request, here, planned, work, reads_all=True)
+    heavy = None
+    if language is not None:
+        missing = await asyncio.to_thread(here.rollups.missing, planned.whole, query)
+        heavy = sum(file.bytes for file in missing) > here.settings.heavy_bytes
+    buckets, people = await run_posts(request, here, planned, work, reads_all=language is None, heavy=heavy)
     body: dict[str, Any] = {
         "counts": [bucket.json() for bucket in buckets],
         "total": sum(bucket.count for bucket in buckets),
-        "total_relation": TotalRelation.EXACT if language is None else TotalRelation.AT_MOST,
+        "total_relation": TotalRelation.EXACT,
         "source": "files" if language is None else "rollups",
         "total_authors": people,
         "interval": interval,
