@@ -44,6 +44,10 @@ class DiskFull(LakeError):
     """A file could not be written because the volume (or a quota) is full; nothing visible was left behind."""
 
 
+class ManifestFull(ManifestUnavailable, DiskFull):
+    """The volume of the manifest is full; nothing was applied. Waited out like any full volume."""
+
+
 class LockHeld(LakeError):
     """Another process holds the named lock (for example: maintenance is running elsewhere)."""
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.convert import EDIT, ERASED, lake_schema
+from lake.dedupe import Hashes, identity_columns, identity_hashes
 from lake.errors import FileDamaged
-from lake.manifest import LiveFile, Manifest
+from lake.manifest import HOUR_US, LiveFile, Manifest, Snapshot, TopicPartition
 from lake.paths import parse_path, sha256_of
 from lake.retire import Strays, find_strays
 from lake.store import LakeStore
 
+_REPEATED: Final = (
+    "Stop the writers, put the manifest aside and run `post-explorer lake rebuild`: it keeps every event once."
+)
+_TORN: Final = re.compile(r"broker (?P<topic>\S+) (?P<partition>\d+) (?P<start>\d+) (?P<end>\d+)")
+"""Identity of the gap that stands for offsets which the broker dropped before they were read (`consumers.gaps`)."""
+_FOR_EVER: Final = 1 << 62
 _RESTORE: Final = "Restore the file from a backup, or replay its hour from the broker (`post-explorer replay`)."
 
 
@@ -30,7 +40,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at. `findings` is empty for a sound lake; orphans and foreign files are no damage."""
+    """What was looked at. `findings` is empty for a sound lake; orphans and foreign files are no damage.
+
+    unaccounted: by topic, offsets between the first and the last of the lake that are neither rows nor in the books as
+    duplicates, dead letters, removed by retention, or gone from the broker. No damage either: a broker may leave holes, and a
+    rebuilt manifest has lost some books.
+    """
 
     version: int
     files: int
@@ -38,6 +53,7 @@ class Verification:
     bytes: int
     findings: tuple[Finding, ...]
     strays: Strays
+    unaccounted: dict[str, int]
 
 
 def verify(
@@ -50,7 +66,8 @@ def verify(
 ) -> Verification:
     """Compares the newest version with the files; changes nothing. Safe beside writers.
 
-    deep: also digests every byte and reads every column; otherwise existence, size, and the footer's facts. progress is
+    deep: also digests every byte, reads every column, and looks for events that two files hold; otherwise existence, size, and
+    the footer's facts. progress is
     called with (files done, files in all). strays_older_than_us: see `find_strays`.
     """
     snapshot = manifest.snapshot()
@@ -70,6 +87,8 @@ def verify(
                     )
                 )
         progress(number + 1, len(files))
+    if deep and not findings:
+        findings += _repeats(store, snapshot)
     return Verification(
         snapshot.version,
         len(files),
@@ -77,7 +96,48 @@ def verify(
         sum(file.bytes for file in files),
         tuple(findings),
         find_strays(store, manifest, strays_older_than_us),
+        _unaccounted(manifest, files),
     )
+
+
+def _repeats(store: LakeStore, snapshot: Snapshot) -> Iterator[Finding]:
+    """Events that two files of an hour or of neighbouring hours hold. Holds the identities of two hours in memory."""
+    for table in snapshot.tables():
+        columns = list(identity_columns(table))
+        near: list[tuple[LiveFile, Hashes]] = []
+        for file in snapshot.files(table):
+            near = [(other, known) for other, known in near if other.hour_us >= file.hour_us - HOUR_US]
+            hashes = np.sort(identity_hashes(table, store.read(file.path, columns)))
+            repeated = len(hashes) - len(np.unique(hashes))
+            if repeated:
+                yield Finding(file.path, f"holds {repeated} events twice", _REPEATED)
+            for other, known in near:
+                shared = len(np.intersect1d(hashes, known))
+                if shared:
+                    yield Finding(file.path, f"holds {shared} events that {other.path} holds too", _REPEATED)
+            near.append((file, hashes))
+
+
+def _unaccounted(manifest: Manifest, files: Sequence[LiveFile]) -> dict[str, int]:
+    first: dict[TopicPartition, int] = {}
+    rows: Counter[str] = Counter()
+    for file in files:
+        for span in manifest.spans(file.path):
+            key = TopicPartition(span.topic, span.partition)
+            first[key] = min(span.first_offset, first.get(key, span.first_offset))
+            rows[span.topic] += span.rows
+    missing: Counter[str] = Counter()
+    for key, position in manifest.offsets(list(rows)).items():
+        missing[key.topic] += position.next_offset - first.get(key, position.next_offset)
+    for total in manifest.reconciliation(-_FOR_EVER, _FOR_EVER):
+        missing[total.topic] -= total.duplicates + total.dead_letters + total.removed
+    for gap in manifest.gaps(-_FOR_EVER, _FOR_EVER):
+        torn = _TORN.fullmatch(gap.id)
+        if torn is not None and int(torn["start"]) >= first.get(
+            TopicPartition(torn["topic"], int(torn["partition"])), 0
+        ):
+            missing[torn["topic"]] -= int(torn["end"]) - int(torn["start"])
+    return {topic: missing[topic] - rows[topic] for topic in sorted(rows) if missing[topic] > rows[topic]}
 
 
 def _check(store: LakeStore, file: LiveFile, deep: bool) -> Iterator[Finding]:

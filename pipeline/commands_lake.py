@@ -136,6 +136,11 @@ def verify(context: click.Context, deep: bool, as_json: bool) -> None:
         for kind, paths in (("orphan", found.strays.orphans), ("foreign file", found.strays.foreign)):
             for path in paths:
                 click.echo(f"{kind}: {path}")
+        for topic, offsets in found.unaccounted.items():
+            click.echo(
+                f"note: {offsets:,} offsets of {topic} are neither rows nor in the books: holes of the broker, or books that a"
+                " rebuild lost; a look at the topic tells"
+            )
         click.echo(
             f"version {found.version}: {found.files:,} files, {found.rows:,} rows, {found.bytes:,} bytes, "
             f"{len(found.findings)} wrong"

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestUnavailable, ManifestVersionError
+from lake.errors import CommitOutcomeUnknown, LockHeld, ManifestFull, ManifestUnavailable, ManifestVersionError
 from lake.manifest.opening import ConnectionPool, ManifestOptions, has_to_migrate, no_manifest
 from lake.manifest.schema import SCHEMA_VERSION, migrations
 from lake.manifest.sql import SqlManifest
@@ -94,18 +94,25 @@ class SqliteManifest(SqlManifest):
                 # Also for a KeyboardInterrupt: a transaction left open would block every other writer.
                 connection.rollback()
                 if isinstance(error, sqlite3.OperationalError):
-                    raise ManifestUnavailable(
-                        f"The manifest {self._path} refused a change: {error}.",
-                        "Look for a full disk or wrong permissions.",
-                    ) from error
+                    raise self._refused(error, "a change") from error
                 raise
             try:
                 self._commit_transaction(cursor)
             except sqlite3.OperationalError as error:
                 if connection.in_transaction:
                     connection.rollback()
-                    raise ManifestUnavailable(f"The manifest {self._path} refused a commit: {error}.") from error
+                    raise self._refused(error, "a commit") from error
                 raise CommitOutcomeUnknown(f"The manifest {self._path} answered a COMMIT with: {error}.") from error
+
+    def _refused(self, error: sqlite3.OperationalError, what: str) -> ManifestUnavailable:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            return ManifestFull(
+                f"The volume of the manifest {self._path} is full.",
+                "Free space or grow the volume; taking in resumes by itself, nothing is lost.",
+            )
+        return ManifestUnavailable(
+            f"The manifest {self._path} refused {what}: {error}.", "Look for a broken disk or wrong permissions."
+        )
 
     def _commit_transaction(self, cursor: sqlite3.Cursor) -> None:
         """The one statement after which a change is visible; tests replace it to lose its answer."""

@@ -13,6 +13,7 @@ import pytest
 from lake.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
+    DiskFull,
     LockHeld,
     ManifestUnavailable,
     ManifestVersionError,
@@ -34,6 +35,7 @@ from lake.manifest import (
     open_manifest,
 )
 from lake.manifest.schema import SCHEMA_VERSION
+from lake.manifest.sqlite import SqliteManifest
 
 HOUR = 3_600_000_000
 LIKE = "app.bsky.feed.like"
@@ -500,6 +502,25 @@ def test_some_other_sqlite_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database, but long enough to be looked at as one by the library")
     with pytest.raises(ManifestUnavailable, match="rebuild"):
         open_manifest(str(tmp_path / "text.db"), create=True)
+
+
+def test_a_full_volume_of_the_manifest_is_a_full_disk(tmp_path: Path) -> None:
+    manifest = open_manifest(str(tmp_path / "manifest.db"), create=True)
+    assert isinstance(manifest, SqliteManifest)
+    manifest.claim([P0], "w")
+    with manifest._pool.lease() as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count={pages}")
+    many = commit(0, *(new_file(f"{number:0500}") for number in range(200)))
+    with pytest.raises(DiskFull, match="volume of the manifest") as told:
+        manifest.commit(many)
+    assert isinstance(told.value, ManifestUnavailable)
+    assert manifest.outcome(many.id) is None
+    assert manifest.offsets()[P0].next_offset == 0
+    with manifest._pool.lease() as connection:
+        connection.execute("PRAGMA max_page_count=1000000")
+    assert manifest.commit(many) == 1
+    manifest.close()
 
 
 def test_a_closed_manifest_says_so(tmp_path: Path) -> None:

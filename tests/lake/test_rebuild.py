@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from support import HOUR, LIKE, POST, START, Writer, account_row, commit_row, lake_rows, tid
 
+from lake.dedupe import DedupeWindow
 from lake.erase import erase
 from lake.errors import LakeError
 from lake.gap_file import save_gaps
 from lake.manifest import Gap, Manifest, open_manifest
+from lake.manifest.sql import SqlManifest
 from lake.rebuild import rebuild
 from lake.replay import Staging, plan_replay, replace
 from lake.retire import drop_hours, find_strays, remove_orphans, unlink_retired
@@ -119,6 +121,63 @@ def test_files_beyond_the_offsets_are_noticed(store: LakeStore, manifest: Manife
     manifest.rewind("bluesky." + LIKE, 0, 2)
     findings = verify(store, manifest, strays_older_than_us=NEVER).findings
     assert ["offset 3" in finding.problem for finding in findings] == [True]
+
+
+def resealed(manifest: Manifest, path: str, **facts: int) -> None:
+    """Gives the manifest other facts of a file than are true."""
+    assert isinstance(manifest, SqlManifest)
+    with manifest._transaction() as cursor:
+        for name, value in facts.items():
+            cursor.execute(f"UPDATE files SET {name} = ? WHERE path = ?", (value, path))
+
+
+@pytest.mark.parametrize(
+    ("facts", "deep", "problem"),
+    [
+        ({"rows": 5}, False, "has 4 rows, the manifest says 5"),
+        ({"min_time_us": START - 1}, True, "other times than the manifest says"),
+        ({"max_time_us": START + 77}, True, "other times than the manifest says"),
+        ({"erased": 2}, True, "has 0 erased rows, the manifest says 2"),
+        ({"hour_us": START + HOUR}, False, "does not lie in the folder"),
+    ],
+)
+def test_wrong_facts_are_named(
+    store: LakeStore, manifest: Manifest, writer: Writer, facts: dict[str, int], deep: bool, problem: str
+) -> None:
+    fill(writer, 1)
+    victim = manifest.snapshot().files(LIKE)[0].path
+    resealed(manifest, victim, **facts)
+    assert verify(store, manifest, strays_older_than_us=NEVER).findings == () or not deep
+    (finding,) = verify(store, manifest, deep=deep, strays_older_than_us=NEVER).findings
+    assert (finding.subject, problem in finding.problem) == (victim, True)
+
+
+def test_an_event_in_two_files_is_named(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    event = commit_row(POST, 1, START + HOUR - 5)
+    writer.write(post=[event, commit_row(POST, 2, START)])
+    # A window that knows nothing, as a defect of ours would be.
+    writer.window = DedupeWindow(
+        LakeStore(store.root / "nowhere"), open_manifest(str(store.root / "nothing.db"), create=True)
+    )
+    writer.write(post=[event | {"time_us": START + HOUR + 5}])
+    assert verify(store, manifest, strays_older_than_us=NEVER).findings == ()
+    (finding,) = verify(store, manifest, deep=True, strays_older_than_us=NEVER).findings
+    paths = [file.path for file in manifest.snapshot().files(POST)]
+    assert finding.subject == paths[1]
+    assert finding.problem == f"holds 1 events that {paths[0]} holds too"
+    assert "lake rebuild" in finding.remedy
+
+
+def test_offsets_that_are_nowhere_are_counted(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    fill(writer, 1)
+    assert verify(store, manifest, strays_older_than_us=NEVER).unaccounted == {}
+    topic, at = "bluesky." + POST, writer.positions["bluesky." + POST, 0]
+    manifest.seek(topic, 0, at.next_offset + 30, at.epoch)
+    assert verify(store, manifest, strays_older_than_us=NEVER).unaccounted == {topic: 30}
+    # Twenty of them are known to have left the broker.
+    gone = f"broker {topic} 0 {at.next_offset} {at.next_offset + 20}"
+    manifest.add_gap(Gap(gone, "kafka", START, START + 1, "broker_retention", "", START))
+    assert verify(store, manifest, strays_older_than_us=NEVER).unaccounted == {topic: 10}
 
 
 def test_strays_are_told_apart(
