@@ -118,7 +118,10 @@ class MaintenanceConfig(_Settings):
         7.0, ge=0.0, description="Versions of the last days are all kept for as-of queries; of older ones one an hour."
     )
     erase_seconds: float = Field(
-        60.0, ge=0.0, description="Pause between two erasure passes over all files; deletions hide in answers at once."
+        60.0,
+        ge=0.0,
+        description="Pause between two erasure passes over all files, and at least four times as long as a pass took "
+        "(0 = none); deletions hide in answers at once.",
     )
     rollup_seconds: float = Field(
         60.0, ge=0.0, description="Pause between two searches for closed hours whose roll-ups are missing or outdated."

@@ -21,7 +21,7 @@ from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
 from consumers.memory import give_back
 from lake import ended_keys, text_index
-from lake.erase import erase
+from lake.erase import Unfinished, erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
 from lake.gap_file import save_gaps
 from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot, hour_of
@@ -41,6 +41,8 @@ LOCK = "maintenance"
 """Name of the manifest lock that maintenance and the swap of a replay share."""
 _BOOKS_US = 7 * 24 * HOUR_US
 _NAMED_BOOKS = 5
+_REST = 4
+"""Times the length of an erasure pass that no other begins: a fifth of one process at most goes into rewriting."""
 _AHEAD_US = 5 * 60_000_000
 """How far the source's clock may be ahead of ours."""
 
@@ -106,6 +108,7 @@ class MaintenanceService:
         self._clock = EventClock(int(config.close_after_seconds * 1e6))
         self._late_since: dict[tuple[str, int], float] = {}
         self._due: dict[str, float] = {}
+        self._erasing = Unfinished()
         self.counts = MaintenanceCounts()
 
     def run(self, stop: threading.Event) -> None:
@@ -213,12 +216,24 @@ class MaintenanceService:
             _rolled.add(rolled.merged, {"table": table})
 
     def _erase(self, go_on: Callable[[], bool]) -> None:
+        began = time.monotonic()
         with tracer.start_as_current_span("maintenance.erase"):
-            done = erase(self._store, self._manifest, keep_edits=self._config.keep_edits, go_on=go_on, hook=self._hook)
+            done = erase(
+                self._store,
+                self._manifest,
+                keep_edits=self._config.keep_edits,
+                unfinished=self._erasing,
+                go_on=go_on,
+                hook=self._hook,
+            )
         self.counts.rows_erased += done.rows
         _erased.add(done.rows)
         if not done.complete:
             self._due["erase"] = 0.0
+        elif self._config.erase_seconds:
+            # What accumulates meanwhile is erased in one go: a file is rewritten once for all that ended in it.
+            now = time.monotonic()
+            self._due["erase"] = max(self._due["erase"], now + (now - began) * _REST)
 
     def _unlink(self, go_on: Callable[[], bool]) -> None:
         before = time.time_ns() // 1000 - int(self._config.unlink_after_seconds * 1e6)

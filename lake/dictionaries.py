@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lake.convert import lake_schema
 
@@ -56,6 +58,18 @@ def taken(rows: pa.Table, places: pa.Array) -> pa.Table:
 def compacted(rows: pa.Table) -> pa.Table:
     """`rows` with each dictionary reduced to the values in use."""
     return pa.table([_compact(column) for column in rows.columns], schema=rows.schema)
+
+
+def without(column: pa.ChunkedArray, gone: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
+    """`column` with nulls where `gone` is true; a dictionary loses the values that only those rows had."""
+    if column.null_count == len(column):
+        return column
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    mask = pa.array(gone)
+    if pa.types.is_dictionary(array.type):
+        indices = pc.if_else(mask, pa.scalar(None, _INDEX), array.indices)
+        return _compact(pa.chunked_array([pa.DictionaryArray.from_arrays(indices, array.dictionary)]))
+    return pa.chunked_array([pc.if_else(mask, pa.scalar(None, array.type), array)])
 
 
 def _compact(column: pa.ChunkedArray) -> pa.ChunkedArray:

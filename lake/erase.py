@@ -1,16 +1,17 @@
 """Erasure: the content of ended rows leaves every file; a tombstone with identity and time stays.
 
 A pass takes all pending files (those whose deletions, updates, account deletions and syncs are not applied yet), looks
-into every file that could hold a row they end, rewrites the files that do, and marks the pending ones as applied. It can be cut
-short after any file and started again. Bytes are gone when the retired files are unlinked (`lake.retire.unlink_retired`).
+into every file that could hold a row they end, rewrites the files that do, and marks the pending ones as applied. It can be
+cut short after any file and goes on later with those it has not looked into. Bytes are gone when the retired files are
+unlinked (`lake.retire.unlink_retired`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -23,9 +24,22 @@ from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
 
 
+@dataclass(slots=True)
+class Unfinished:
+    """What a pass that was cut short has done, kept by the caller for the next call; a pass from the start is as good.
+
+    pending: the files whose endings it applies; later ones wait for the next pass, or it would never end.
+    looked_at: files that hold nothing more to erase for these. moved: old path → new one of the files it rewrote.
+    """
+
+    pending: frozenset[str] = frozenset()
+    looked_at: set[str] = field(default_factory=set)
+    moved: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What a pass did. complete: everything pending was applied; otherwise call again.
+    """What a call did. complete: everything that was pending at the start of the pass is applied; otherwise call again.
 
     applied: pending files that are done with.
     """
@@ -44,22 +58,28 @@ def erase(
     keep_edits: bool = False,
     max_rows: int = MAX_ROWS,
     workers: int = 2,
+    unfinished: Unfinished | None = None,
     go_on: Callable[[], bool] = lambda: True,
     hook: Hook = no_hook,
 ) -> Erasure:
     """Erases what has ended; call under the maintenance lock, beside writers and readers.
 
-    workers: files worked on at once, as long as they have at most `max_rows` rows together. go_on is asked before each
-    file and ends the pass when false (a deadline, a stop signal). Blocks for the rewriting. Raises FileDamaged, DiskFull,
-    ManifestUnavailable; what was rewritten before stays so.
+    workers: files worked on at once, as long as they have at most `max_rows` rows together. unfinished: the same object each
+    time lets a pass go on where go_on, asked before each file, ended it (a deadline, a stop signal). Blocks for the rewriting.
+    Raises FileDamaged, DiskFull, ManifestUnavailable; what was rewritten before stays so.
     """
     snapshot = manifest.snapshot()
+    progress = Unfinished() if unfinished is None else unfinished
     pending = [file for table in snapshot.tables() for file in snapshot.superseding(table) if file.pending]
-    work = _Pass(store, manifest, keep_edits, max_rows, hook)
+    if not progress.pending:
+        progress.pending = frozenset(file.path for file in pending)
+    work = _Pass(store, manifest, keep_edits, max_rows, hook, progress)
     complete = True
     with ThreadPoolExecutor(workers, "erase") as pool:
         running: dict[Future[None], int] = {}
         for file, endings in _candidates(store, snapshot, pending):
+            if file.path in progress.looked_at:
+                continue
             while running and (len(running) >= workers or sum(running.values()) + file.rows > max_rows):
                 _finish(running, FIRST_COMPLETED)
             complete = go_on()
@@ -67,11 +87,22 @@ def erase(
                 break
             running[pool.submit(work.look_into, file, endings)] = file.rows
         _finish(running, ALL_COMPLETED)
-    # Where each pending file is now: the pass may have rewritten some of them.
-    paths = tuple(sorted(work.moved.get(file.path, file.path) for file in pending))
-    if complete and paths:
+    if not complete:
+        return Erasure(False, work.looked_at, work.rewritten, work.rows, 0)
+    # Where each pending file is by now: the pass may have rewritten it. One that was rolled meanwhile is pending anew.
+    paths = tuple(sorted(_newest(path, progress.moved) for path in progress.pending))
+    if paths:
         manifest.swap(Swap(change_id("applied", paths), (), (), "erase", applied=paths))
-    return Erasure(complete, work.looked_at, len(work.moved), work.rows, len(paths) if complete else 0)
+    progress.pending = frozenset()
+    progress.looked_at.clear()
+    progress.moved.clear()
+    return Erasure(True, work.looked_at, work.rewritten, work.rows, len(paths))
+
+
+def _newest(path: str, moved: Mapping[str, str]) -> str:
+    while path in moved:
+        path = moved[path]
+    return path
 
 
 def _finish(running: dict[Future[None], int], when: str) -> None:
@@ -84,16 +115,25 @@ def _finish(running: dict[Future[None], int], when: str) -> None:
 class _Pass:
     """The work of one pass, file by file, in several threads; counts what was done."""
 
-    def __init__(self, store: LakeStore, manifest: Manifest, keep_edits: bool, max_rows: int, hook: Hook) -> None:
+    def __init__(
+        self,
+        store: LakeStore,
+        manifest: Manifest,
+        keep_edits: bool,
+        max_rows: int,
+        hook: Hook,
+        progress: Unfinished,
+    ) -> None:
         self._store = store
         self._manifest = manifest
         self._keep_edits = keep_edits
         self._max_rows = max_rows
         self._hook = hook
+        self._progress = progress
         self._lock = threading.Lock()
         self.looked_at = 0
+        self.rewritten = 0
         self.rows = 0
-        self.moved: dict[str, str] = {}
 
     def look_into(self, file: LiveFile, endings: Endings) -> None:
         """Rewrites `file` if some of its rows ended."""
@@ -103,9 +143,11 @@ class _Pass:
             ended, new = self._rewrite(file, merge)
         with self._lock:
             self.looked_at += 1
+            self._progress.looked_at.add(file.path if new is None else new.path)
             if new is not None:
+                self.rewritten += 1
                 self.rows += ended
-                self.moved[file.path] = new.path
+                self._progress.moved[file.path] = new.path
 
     def _rewrite(self, file: LiveFile, merge: Merge) -> tuple[int, NewFile | None]:
         swap_id = change_id("erase", [file.path])
@@ -131,21 +173,28 @@ class _Pass:
 
 def _may_hold(store: LakeStore, file: LiveFile, endings: Endings) -> bool:
     """False only if no row of the file has the key or account of an ending. Reads nothing but these columns."""
-    keys = ["did"] if file.table in ("identity", "sync") else ["rkey_tid", "rkey_text", "did"]
+    keys = ["did"]
+    if not endings.records.is_empty() and file.table not in ("identity", "sync"):
+        keys += ["rkey_tid", "rkey_text"]
     with store.open(file.path, ["rkey_text", "did"]) as parquet:
         return bool(may_have_ended(parquet.read(keys, use_threads=False), endings).any())
 
 
 def _candidates(store: LakeStore, snapshot: Snapshot, pending: list[LiveFile]) -> Iterator[tuple[LiveFile, Endings]]:
-    """Files that pending rows can reach, newest first: recent content is asked for most."""
+    """Files that pending rows can reach, newest hour first: recent content is asked for most.
+
+    Hour by hour and not table by table, so that a large file and small ones are worked on at once.
+    """
     with_endings = {file.table for file in pending}
     of_accounts = bool(with_endings & {"account", "sync"})
+    endings: dict[str, Endings] = {}
+    files: list[LiveFile] = []
     for table in snapshot.tables():
         if table == "account" or not (of_accounts or table in with_endings):
             continue
-        endings = read_endings(store, snapshot, table)
-        if endings.empty:
-            continue
-        for file in reversed(snapshot.files(table)):
-            if file.erased < file.rows:
-                yield file, endings
+        found = read_endings(store, snapshot, table)
+        if not found.empty:
+            endings[table] = found
+            files += [file for file in snapshot.files(table) if file.erased < file.rows]
+    for file in sorted(files, key=lambda file: (-file.hour_us, -file.rows, file.path)):
+        yield file, endings[file.table]

@@ -58,6 +58,9 @@ _BLOOM_FROM_ROWS: Final = 1000
 
 _STATISTICS: Final = ("time", "operation", "resync", "rkey_tid", "kafka_offset", "erased")
 
+ARRIVAL: Final = [("kafka_partition", "ascending"), ("kafka_offset", "ascending")]
+"""The sort order of most tables."""
+
 _LANGUAGE: Final = "language"
 
 
@@ -75,11 +78,10 @@ class Compression:
 
 def sort_keys(table: str) -> list[tuple[str, str]]:
     """Sort order of rolled files of `table`, for pyarrow; see `with_sort_columns` for keys that are no columns."""
-    arrival = [("kafka_partition", "ascending"), ("kafka_offset", "ascending")]
     if table == "app.bsky.feed.post":
         # Posts of one language and kind lie together: their text and JSON compress a tenth better.
         return [(_LANGUAGE, "ascending"), ("embed_type", "ascending"), ("time", "ascending")]
-    return arrival
+    return ARRIVAL
 
 
 def with_sort_columns(table: str, rows: pa.Table) -> pa.Table:

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.commit import superseding_mask
-from lake.convert import lake_schema
-from lake.dictionaries import compacted, joined, taken
-from lake.fold import Endings, blank, erasable, may_have_ended
-from lake.layout import row_group_rows, sort_keys, with_sort_columns
+from lake.convert import EDIT, ERASED, lake_schema
+from lake.dictionaries import compacted, joined, taken, without
+from lake.fold import Endings, blank, content_columns, erasable, may_have_ended
+from lake.layout import ARRIVAL, row_group_rows, sort_keys, with_sort_columns
 from lake.manifest import FileKind, LiveFile, Manifest, NewFile, coalesce_spans
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -152,11 +152,29 @@ def row_groups(rows: pa.Table, merge: Merge) -> Iterator[pa.Table]:
 
 
 def without_ended(rows: pa.Table, ended: Ended, table: str) -> Iterator[pa.Table]:
-    """`rows` of a rolled file in their order, the ended ones emptied and last; much cheaper than sorting again."""
+    """`rows` of a rolled file in their order, the ended ones emptied; much cheaper than sorting again."""
+    if sort_keys(table) == ARRIVAL:
+        # A tombstone keeps its offset in any case, so its place tells nothing more.
+        yield from _cut(_emptied_in_place(rows, ended, table))
+        return
     kept = np.ones(rows.num_rows, np.bool_)
     kept[ended.places] = False
     alive = compacted(rows.filter(pa.array(kept)))
     yield from _cut(joined(table, [alive, ended.emptied(table, rows)]))
+
+
+def _emptied_in_place(rows: pa.Table, ended: Ended, table: str) -> pa.Table:
+    marked = np.zeros(rows.num_rows, np.bool_)
+    marked[ended.places] = True
+    gone = np.zeros(rows.num_rows, np.bool_)
+    gone[ended.places[(ended.reasons != EDIT).to_numpy()]] = True
+    content = set(content_columns(table))
+    columns = [without(rows.column(name), gone) if name in content else rows.column(name) for name in rows.column_names]
+    place = rows.column_names.index(ERASED)
+    texts = columns[place].cast(pa.string()).combine_chunks()
+    reasons = ended.reasons.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+    columns[place] = pc.replace_with_mask(texts, pa.array(marked), reasons).cast(rows.schema.field(ERASED).type)
+    return pa.table(columns, schema=rows.schema)
 
 
 def _cut(piece: pa.Table) -> Iterator[pa.Table]:

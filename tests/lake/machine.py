@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import HOUR, POST, START, Writer, account_row, commit_row, did, lake_rows, sync_row, tid
 
 from lake import ended_keys
-from lake.erase import erase
+from lake.erase import Unfinished, erase
 from lake.errors import CommitRefused, DiskFull, SnapshotExpired
 from lake.fold import content_columns, current, read_endings
 from lake.manifest import TopicPartition, open_manifest
@@ -100,6 +100,7 @@ class LakeMachine(RuleBasedStateMachine):
         self.zombies: list[Writer] = []
         self.readers: list[tuple[int, dict[tuple[str, ...], str | None]]] = []
         self.unlinked = False
+        self.unfinished = Unfinished()
         self.sent: list[tuple[str, Event]] = []
         self.settled = True
         self.ticks = 0
@@ -277,18 +278,21 @@ class LakeMachine(RuleBasedStateMachine):
     @rule(step=st.sampled_from((None, *SWAP_STEPS)), ordinal=ORDINALS, files=st.none() | st.integers(0, 3))
     def erase(self, step: CommitStep | None, ordinal: int, files: int | None) -> None:
         left = iter(range(files)) if files is not None else None
-        self.survive(
+        survived = self.survive(
             "erase",
             step,
             lambda: erase(
                 self.store,
                 self.manifest,
                 workers=1,
+                unfinished=self.unfinished,
                 go_on=lambda: left is None or next(left, None) is not None,
                 hook=self.hook,
             ),
             ordinal,
         )
+        if not survived:
+            self.unfinished = Unfinished()
 
     @rule()
     def settle(self) -> None:
@@ -379,6 +383,7 @@ class LakeMachine(RuleBasedStateMachine):
             assert after[identity] == text or not {after[identity], text} & current
         self.zombies.clear()
         self.readers.clear()
+        self.unfinished = Unfinished()
         self.unlinked = False
         self.settled = False
         for partition in PARTITIONS:

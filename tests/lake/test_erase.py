@@ -13,7 +13,7 @@ from support import HOUR, LIKE, POST, START, Writer, account_row, cid, commit_ro
 
 from lake import ended_keys
 from lake.dedupe import DedupeWindow
-from lake.erase import erase
+from lake.erase import Unfinished, erase
 from lake.fold import content_columns, current, ended, endings_of, read_endings
 from lake.manifest import Manifest, open_manifest
 from lake.roll import roll_hour
@@ -208,6 +208,27 @@ def test_a_pass_that_is_cut_short_goes_on_later(store: LakeStore, manifest: Mani
     assert answer(store, manifest) == []
     second = erase(store, manifest)
     assert (second.complete, second.rewritten, second.applied) == (True, 2, 1)
+    assert SECRET.encode() not in bytes_of_live_files(store, manifest)
+
+
+def test_a_pass_goes_on_with_the_files_it_has_not_looked_into(
+    store: LakeStore, manifest: Manifest, writer: Writer
+) -> None:
+    for hour in range(4):
+        writer.write(post=[post(1, START + hour * HOUR), post(2, START + hour * HOUR + 1)])
+        roll_hour(store, manifest, POST, START + hour * HOUR)
+    writer.write(account=[account_row(1, LATER, "deleted")])
+    unfinished, budget = Unfinished(), itertools.count()
+    first = erase(store, manifest, unfinished=unfinished, go_on=lambda: next(budget) < 3)
+    assert (first.complete, first.looked_at, first.rewritten) == (False, 3, 3)
+    # Another deletion meanwhile: it is applied to what is still to be looked into, and else by the next pass.
+    writer.write(account=[account_row(2, LATER + 1, "deleted")])
+    second = erase(store, manifest, unfinished=unfinished)
+    assert (second.complete, second.looked_at, second.rewritten, second.applied) == (True, 1, 1, 1)
+    assert manifest.snapshot().superseding(POST, source="account") != []
+    assert answer(store, manifest) == []
+    third = erase(store, manifest, unfinished=unfinished)
+    assert (third.complete, third.rewritten, third.applied) == (True, 3, 1)
     assert SECRET.encode() not in bytes_of_live_files(store, manifest)
 
 
