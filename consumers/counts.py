@@ -21,7 +21,7 @@ _freshness = _meter.create_gauge("explorer.writer.freshness", "s")
 
 @dataclass(slots=True)
 class WriterCounts:
-    """Totals of a process over all its memberships; `newest_us` is the newest event time committed, 0 before the first."""
+    """Totals of a process over all its memberships; `newest_us` is the newest event time in the lake, 0 for an empty one."""
 
     rows: int = 0
     duplicates: int = 0
@@ -31,7 +31,6 @@ class WriterCounts:
     files: int = 0
     bytes_written: int = 0
     newest_us: int = 0
-    freshness_seconds: float = 0.0
 
     def committed(self, prepared: Prepared, outcome: Committed, seconds: float) -> None:
         """Count a batch that became visible `seconds` after its commit began."""
@@ -50,5 +49,14 @@ class WriterCounts:
             _duplicates.add(number, {"table": table})
         if prepared.newest_us:
             self.newest_us = max(self.newest_us, prepared.newest_us)
-            self.freshness_seconds = max(0.0, time.time() - self.newest_us / 1e6)
-            _freshness.set(self.freshness_seconds)
+
+    def freshness(self) -> float | None:
+        """Age of the newest queryable event in seconds, also told to the metric; None for an empty lake.
+
+        Call it at every report: it has to rise while nothing is committed.
+        """
+        if not self.newest_us:
+            return None
+        seconds = max(0.0, time.time() - self.newest_us / 1e6)
+        _freshness.set(seconds)
+        return round(seconds, 3)

@@ -81,6 +81,7 @@ class WriterService:
         Raises ExplorerError for what only an operator can put right.
         """
         self._store.root.mkdir(parents=True, exist_ok=True)
+        self._counts.newest_us = self._manifest.newest_time_us(time.time_ns() // 1000) or 0
         with self._slot() as name:
             swept = self._store.sweep(name)
             log.info("writing", extra={"writer": name, "lake": str(self._store.root), "swept": len(swept)})
@@ -227,7 +228,7 @@ class WriterService:
                 "lag": sum(lag.values()),
                 "buffered": writer.buffered,
                 "bytes_written": counts.bytes_written,
-                "freshness_seconds": round(counts.freshness_seconds, 3),
+                "freshness_seconds": counts.freshness(),
                 "assigned": len(group.assigned),
                 "holding": self._trouble,
             }

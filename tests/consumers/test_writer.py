@@ -97,6 +97,28 @@ def test_gaps_of_the_source_reach_the_manifest_once(lake: Lake) -> None:
     assert (stored.source_host, stored.start_us, stored.end_us) == ("wss://a.example", START_US, START_US + 9)
 
 
+def test_freshness_goes_on_rising_while_nothing_is_committed(lake: Lake) -> None:
+    config = lake.config(report_seconds=0.1)
+
+    def told() -> float:
+        found = lake.reports[-1]["freshness_seconds"]
+        assert isinstance(found, float)
+        return found
+
+    with lake.running(lake.service(config)):
+        wait_until(lambda: bool(lake.reports), 30)
+        assert lake.reports[-1]["freshness_seconds"] is None
+        produce(lake.kafka, events(50, start_us=START_US + HOUR_US))
+        wait_until(lambda: bool(lake.reports) and lake.reports[-1]["rows"] == 50, 30)
+        before = told()
+        wait_until(lambda: told() > before + 0.5, 30)
+    lake.reports.clear()
+    # A restarted writer knows what the lake has.
+    with lake.running(lake.service(config)):
+        wait_until(lambda: bool(lake.reports), 30)
+        assert told() > before
+
+
 def dead_letter_reader(lake: Lake) -> Consumer:
     """A consumer of the dead-letter topic from its present end."""
     consumer = make_consumer(lake.kafka, f"{lake.group}-letters")
