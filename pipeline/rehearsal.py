@@ -62,22 +62,30 @@ class Scale:
 
 @dataclass
 class Memory:
-    """Resident bytes, the largest sum seen."""
+    """Bytes in memory, the most of all samples. A page that processes share counts in parts, where the system tells (PSS)."""
 
     python: int = 0
     all_processes: int = 0
+    by_process: dict[str, int] = field(default_factory=dict)
 
     def take(self, stack: Stack) -> None:
-        """One sample of the running processes; shared pages count in each of them."""
+        """One sample of the running processes."""
         sizes: Counter[str] = Counter()
         for name in stack.supervisor.names():
             pid = stack.supervisor.pid(name)
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if pid is not None:
                     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-                    sizes[name] = sum(process.memory_info().rss for process in family)
+                    sizes[name] = sum(_proportional_bytes(process) for process in family)
         self.python = max(self.python, sum(sizes[name] for name in PYTHON_PROCESSES))
         self.all_processes = max(self.all_processes, sizes.total())
+        for name, size in sizes.items():
+            self.by_process[name] = max(self.by_process.get(name, 0), size)
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    used = process.memory_full_info()
+    return int(getattr(used, "pss", used.rss))
 
 
 @dataclass

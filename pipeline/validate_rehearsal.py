@@ -9,7 +9,7 @@ from lake.manifest import HourReconciliation
 from pipeline.cost import SERVERS, Load, bill
 from pipeline.gates import Gate, percentile
 from pipeline.prober import Prober
-from pipeline.rehearsal import Rehearsed
+from pipeline.rehearsal import PYTHON_PROCESSES, Rehearsed
 from pipeline.validate import DENSE_EVENTS_PER_DAY, THIN
 
 BATCH_SECONDS: Final = 30.0
@@ -69,7 +69,14 @@ def rehearsal_gates(result: Rehearsed, books: list[HourReconciliation], prober: 
             fresh <= FRESH_SECONDS,
         )
         used = result.live_memory.python
-        yield Gate("memory of our processes at live rate", f"{used / 1e6:,.0f} MB", "≤ 1,000 MB", used <= PYTHON_BYTES)
+        each = result.live_memory.by_process
+        yield Gate(
+            "memory of our processes at live rate",
+            f"{used / 1e6:,.0f} MB",
+            "≤ 1,000 MB",
+            used <= PYTHON_BYTES,
+            ", ".join(f"{name} {each.get(name, 0) / 1e6:,.0f}" for name in PYTHON_PROCESSES),
+        )
     used = result.catch_up_memory.all_processes
     yield Gate(
         "memory of everything, most of all",
@@ -143,5 +150,5 @@ def facts_of(result: Rehearsed) -> dict[str, object]:
         "bytes of the lake": result.summary.bytes,
         "files of the lake": result.summary.files,
         "bytes of the topics": result.topic_bytes,
-        "memory of our processes while catching up, bytes": result.catch_up_memory.python,
+        "memory while catching up, bytes": result.catch_up_memory.by_process,
     }
