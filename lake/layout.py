@@ -66,11 +66,12 @@ _LANGUAGE: Final = "language"
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """zstd levels. small: files that live for minutes; links: rolled files of numbers and identifiers, which no level makes
-    smaller; texts: rolled files with text and JSON, where a higher level pays for years; rewritten: those when something is
-    erased from them, which happens again and again and should be fast."""
+    """zstd levels of rolled files; small ones, which live for minutes, are LZ4: half the work for a fifth more bytes.
 
-    small: int = 1
+    links: files of numbers and identifiers, which no level makes smaller; texts: files with text and JSON, where a higher level
+    pays for years; rewritten: those when something is erased from them, which happens again and again and should be fast.
+    """
+
     links: int = 3
     texts: int = 9
     rewritten: int = 6
@@ -120,8 +121,8 @@ def writer_options(
     rolled = compression.links if table in _LINKS else texts
     options: dict[str, Any] = {
         "version": "2.6",
-        "compression": "zstd",
-        "compression_level": compression.small if kind == "small" else rolled,
+        "compression": "lz4" if kind == "small" else "zstd",
+        "compression_level": None if kind == "small" else rolled,
         "use_dictionary": dictionary,
         "column_encoding": encodings,
         "dictionary_pagesize_limit": _DICTIONARY_BYTES,
