@@ -45,8 +45,8 @@ Keys = npt.NDArray[np.int64]
 def bury_late(store: LakeStore, snapshot: Snapshot, table: str, rows: pa.Table, horizon_us: int) -> pa.Table:
     """`rows` (of `lake_schema`), emptied where they arrive more than a week after they were written and had ended meanwhile.
 
-    Rows older than `horizon_us` are looked up over that time only. Costs nothing without such rows; else blocks for some ten
-    microseconds per file with endings in between. Raises FileDamaged.
+    Rows older than `horizon_us` are looked up over that time only. Costs nothing without such rows; else blocks for a
+    seventh of a millisecond per file with endings in between. Raises FileDamaged.
     """
     late = np.flatnonzero(_late(rows))
     if table in ("identity", "account") or not len(late):
@@ -109,11 +109,19 @@ def _endings(store: LakeStore, snapshot: Snapshot, table: str, rows: pa.Table, h
     for source in (table, *_OF_ACCOUNTS):
         wanted = np.unique(_record_keys(rows) if source == table else _account_keys(rows))
         for file in snapshot.files(source, low, high):
-            if file.supersedes and len(np.intersect1d(_keys(store, file), wanted, assume_unique=True)):
+            if file.supersedes and _any_of(_keys(store, file), wanted):
                 found.setdefault(source, []).append(_ending_rows(store, file))
     if not found:
         return None
     return endings_of(*(found.get(source, []) for source in (table, *_OF_ACCOUNTS)))
+
+
+def _any_of(keys: Keys, wanted: Keys) -> bool:
+    """Whether sorted `keys` hold one of `wanted`; touches few pages of a file in memory."""
+    if not len(keys):
+        return False
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return bool((keys[places] == wanted).any())
 
 
 def _keys(store: LakeStore, file: LiveFile) -> Keys:
