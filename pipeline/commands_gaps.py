@@ -84,6 +84,8 @@ def fill(context: click.Context, names: tuple[str, ...], everything: bool) -> No
         raise click.UsageError("name the gaps as `gaps list` does, or say --all")
     backfill = _backfill(load().settings)
     chosen = _chosen(backfill.known(), names)
+    if not chosen:
+        click.echo("nothing to fill: no gap is open")
     unfilled = 0
     with _interruptible() as stop:
         for known in chosen:

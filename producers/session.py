@@ -229,7 +229,7 @@ class Session:
         self._on_gap(gap)
         seconds = (first.time_us - resume.since_us) / 1_000_000
         logger.error(
-            "%s no longer has %.0f s of history (%s): recorded as a gap; `post-explorer` can fill it from an archive",
+            "%s no longer has %.0f s of history (%s): recorded as a gap; `post-explorer gaps fill` reads it from an archive",
             self._host,
             seconds,
             reason,

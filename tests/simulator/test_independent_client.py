@@ -1,14 +1,19 @@
-"""An independent client from PyPI (`atproto`) reads the simulator without a complaint, live and from the archive."""
+"""Independent clients from PyPI read the simulator without a complaint: `atproto` v2 and the archive, `truewire-bluesky` v1."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
+import pytest
 from atproto import JetstreamClient
 from atproto_client.models.base import ModelBase
 from atproto_client.models.utils import get_or_create
+from bluesky.core.ws import SocketClient
+from bluesky.jetstream.events import JetstreamEvent
+from truewire_core.validation import validator
 
 from simulator.mix import KNOWN
 from tests.simulator.conftest import Running
@@ -43,6 +48,38 @@ def test_it_reads_all_events_plain_and_compressed(shared: Running) -> None:
         assert client.compressed is compress
         assert [message.seq for message in messages] == [event.seq for event in events]
         assert [message.did for message in messages] == [event.did for event in events]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_validating_v1_client_reads_all_events(start: Callable[..., Running], legacy: bool) -> None:
+    """It checks each event against its own types and raises where one does not fit."""
+    running = start(legacy=legacy)
+    wanted = [event for event in running.ledger.events() if event.kind != "sync" and not event.resync]
+
+    async def read() -> list[JetstreamEvent]:
+        async with SocketClient.new("ws://" + running.url("/subscribe")) as client:
+            stream = client.subscribe(
+                "subscribe", {"cursor": wanted[0].time_us}, payload_validator=validator(JetstreamEvent)
+            )
+            async with stream as events:
+                return await _first(events, len(wanted))
+
+    found = asyncio.run(asyncio.wait_for(read(), 60))
+    assert [(event["did"], event["kind"]) for event in found] == [(event.did, event.kind) for event in wanted]
+    commits = [event["commit"] for event in found if "commit" in event]
+    assert [(commit["operation"], commit["rkey"], commit.get("cid")) for commit in commits] == [
+        (event.operation, event.rkey, event.cid) for event in wanted if event.kind == "commit"
+    ]
+
+
+async def _first(events: AsyncIterable[JetstreamEvent], count: int) -> list[JetstreamEvent]:
+    """Waiting for one more would never end."""
+    found: list[JetstreamEvent] = []
+    async for event in events:
+        found.append(event)
+        if len(found) == count:
+            break
+    return found
 
 
 def test_it_survives_rotation_drops_and_odd_frames(start: Callable[..., Running]) -> None:
