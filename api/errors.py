@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.wording import expected_of, explain, nearest
-from lake.errors import LakeError, ManifestUnavailable, SnapshotExpired
+from lake.errors import LakeError, ManifestUnavailable, ManifestVersionError, SnapshotExpired
 from schemas.errors import ExplorerError
 
 LOGGER = logging.getLogger("explorer.api")
@@ -317,6 +317,13 @@ def from_lake(error: ExplorerError) -> ApiError:
             "the manifest does not answer: try again in a few seconds",
             extension={"retry_after": 5},
             headers={"Retry-After": "5"},
+        )
+    if isinstance(error, ManifestVersionError):
+        return ApiError(
+            Problem.UNAVAILABLE,
+            "the lake is of another release than this service: its operator has to bring both to one",
+            extension={"retry_after": 60},
+            headers={"Retry-After": "60"},
         )
     return ApiError(Problem.INTERNAL, "the failure is in the service's log under this request_id")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import logging
@@ -45,6 +46,7 @@ from lake.manifest import TopicPartition
 
 LOGGER = logging.getLogger("explorer.api")
 _SWEEP_SECONDS: Final = 30.0
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _DAY_US: Final = 86_400_000_000
 SOFTWARE: Final = "bluesky-post-explorer"
 
@@ -196,8 +198,12 @@ class Exports:
             self._fail(job_id, body)
         except LakeError as error:
             self._fail(job_id, {"type": "/problems/snapshot-gone", "status": 410, "detail": error.message})
-        except Exception:
+        except Exception as error:
             LOGGER.exception("export failed", extra={"export": job_id})
+            if isinstance(error, OSError) and error.errno in _FULL:
+                detail = "the disk for exports is full: delete exports you do not need, or try again later"
+                self._fail(job_id, {"type": "/problems/over-capacity", "status": 503, "detail": detail})
+                return
             self._fail(
                 job_id, {"type": "/problems/internal", "status": 500, "detail": "the cause is in the service's log"}
             )
@@ -205,9 +211,11 @@ class Exports:
     def _fail(self, job_id: str, body: dict[str, Any]) -> None:
         if job_id in self._cancelled:
             return
-        job = self._change(job_id, state=State.FAILED, error=body, finished_us=time.time_ns() // 1000)
+        job = self.store.find(job_id)
         if job is not None:
+            # First, because a full disk has no room for the state either.
             self.store.drop_files(job)
+            self._change(job_id, state=State.FAILED, error=body, finished_us=time.time_ns() // 1000)
 
     def _produce(self, session: Session, job_id: str) -> None:
         """On a worker thread: write rows, keys and the file."""

@@ -19,7 +19,7 @@ _TYPES: Final = {
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_FILES: Final = ("page.js", "docs.js", "style.css", "icon.svg")
+_FILES: Final = ("page.js", "dom.js", "chart.js", "export.js", "docs.js", "style.css", "icon.svg")
 _CACHE: Final = {"Cache-Control": "public, max-age=300"}
 
 

@@ -1,35 +1,21 @@
-"use strict";
 // The search page: a form whose state is the address bar, so that every search can be linked to.
 
-const form = document.getElementById("form");
-const list = document.getElementById("results");
-const status_ = document.getElementById("status");
-const FIELDS = ["text", "exact", "author", "start", "end", "lang", "hashtag", "domain", "media", "reply", "sort"];
+import { drawChart, hideChart } from "./chart.js";
+import { ask, byId, element, moment, number } from "./dom.js";
+import { closeExport, estimate, makeExport, openExport } from "./export.js";
+
+const form = byId("form");
+const list = byId("results");
+const LISTS = ["author", "mention", "hashtag", "domain", "lang"];
+const FIELDS = ["text", "exact", "start", "end", ...LISTS, "media", "reply", "min_likes", "sort"];
+const COLUMNS = "uri,did,handle,time,text,langs,links,media_kind,operation,reply_parent_uri,reply_root_uri,quote_uri,likes,reposts,replies";
 let query = new URLSearchParams();
 let cursor = null;
-let shown = [];
+let shown = 0;
+let snapshot = null;
 let running = null;
 
-function element(tag, attributes, ...children) {
-  const found = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) found.setAttribute(name, value);
-  found.append(...children.filter((child) => child !== null && child !== undefined));
-  return found;
-}
-
-// Where the service asks for a key, it is kept for this tab only and sent as a header, never in an address.
-function headers() {
-  const key = sessionStorage.getItem("key");
-  return key ? { Accept: "application/json", Authorization: `Bearer ${key}` } : { Accept: "application/json" };
-}
-
-async function get(path, signal) {
-  const answer = await fetch(path, { signal, headers: headers() });
-  const body = await answer.json();
-  if (answer.status === 401) document.getElementById("access").hidden = false;
-  if (!answer.ok) throw new Error(body.detail || answer.statusText);
-  return body;
-}
+// --- the form and the address ---------------------------------------------------------------------------------------
 
 function readForm() {
   const found = new URLSearchParams();
@@ -37,8 +23,7 @@ function readForm() {
     const input = form.elements[name];
     const value = input.type === "checkbox" ? (input.checked ? "true" : "") : input.value.trim();
     if (!value || (name === "sort" && value === "newest")) continue;
-    const many = ["author", "lang", "hashtag", "domain"].includes(name) ? value.split(/[\s,]+/) : [value];
-    for (const one of many) found.append(name, one);
+    for (const one of LISTS.includes(name) ? value.split(/[\s,]+/) : [value]) found.append(name, one);
   }
   return found;
 }
@@ -48,149 +33,191 @@ function writeForm(parameters) {
     const input = form.elements[name];
     if (input.type === "checkbox") input.checked = parameters.get(name) === "true";
     else if (name === "sort") input.value = parameters.get(name) || "newest";
-    else input.value = parameters.getAll(name).join(" ").replace(/Z$/, "");
+    else input.value = parameters.getAll(name).join(" ");
   }
+  // On a phone the chips say enough; the results come first.
+  if (matchMedia("(min-width: 40rem)").matches && [...parameters.keys()].some((name) => name !== "text")) byId("filters").open = true;
 }
 
 function drawChips() {
-  const chips = document.getElementById("chips");
-  chips.replaceChildren();
-  for (const [name, value] of query) {
-    const chip = element("button", { type: "button", title: "Remove this filter" }, `${name}: ${value} ✕`);
-    chip.addEventListener("click", () => {
-      const rest = [...query].filter(([n, v]) => n !== name || v !== value);
-      start(new URLSearchParams(rest), true);
-    });
-    chips.append(element("li", {}, chip));
+  byId("chips").replaceChildren(...[...query].map(([name, value]) => {
+    const label = name === "as_of" ? `snapshot ${value}` : `${name.replace("_", " ")}: ${value}`;
+    const chip = element("button", { type: "button", "aria-label": `Remove the filter ${label}` }, `${label} ✕`);
+    chip.addEventListener("click", () => start(new URLSearchParams([...query].filter(([n, v]) => n !== name || v !== value)), true));
+    return element("li", {}, chip);
+  }));
+}
+
+// --- posts ----------------------------------------------------------------------------------------------------------
+
+// The words that were searched for, for marking them: without operators, negated parts and wildcards.
+function words(text) {
+  const found = [];
+  for (const [, minus, phrase, word] of text.matchAll(/(-|NOT\s+)?(?:"((?:[^"\\]|\\.)*)"|([^\s()"]+))/g)) {
+    const term = (phrase ?? word).replaceAll("\\", "");
+    if (!minus && !["OR", "AND", "NOT"].includes(term)) found.push(...term.split("*").filter((part) => part.length > 1));
   }
+  return found;
 }
 
-function say(text, isError) {
-  status_.textContent = text;
-  status_.classList.toggle("error", Boolean(isError));
+function marked(text, terms) {
+  if (!terms.length) return [text];
+  const pattern = new RegExp(`(${terms.map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
+  return text.split(pattern).map((part, index) => (index % 2 ? element("mark", {}, part) : part));
 }
 
-function drawPost(post) {
+function drawPost(post, terms) {
   const [, , did, , rkey] = post.uri.split("/");
   const address = `https://bsky.app/profile/${encodeURIComponent(did)}/post/${encodeURIComponent(rkey)}`;
   const tags = [...(post.langs || []), post.media_kind, post.operation === "update" ? "edited" : null, post.reply_parent_uri ? "reply" : null,
     post.quote_uri ? "quote" : null].filter(Boolean).map((tag) => element("span", { class: "tag" }, tag));
-  const author = element("a", { href: `/?author=${encodeURIComponent(did)}` }, did);
-  const who = element("div", { class: "who" }, author, element("a", { href: address, rel: "noreferrer noopener" }, post.time.slice(0, 19).replace("T", " ")), ...tags);
+  const thread = encodeURIComponent(post.reply_root_uri || post.uri);
+  const reactions = [["likes", "♥"], ["reposts", "⟲"], ["replies", "↩"]].filter(([name]) => post[name])
+    .map(([name, sign]) => element("span", { title: `${name} that this archive saw` }, `${sign} ${number(post[name])}`));
+  const who = element("div", { class: "who" },
+    element("a", { class: "author", href: `/?author=${encodeURIComponent(did)}`, title: did }, post.handle ? `@${post.handle}` : did),
+    element("time", { datetime: post.time }, post.time.slice(0, 19).replace("T", " ")), ...tags, ...reactions,
+    element("a", { href: address, rel: "noreferrer noopener" }, "on Bluesky"), element("a", { href: `/v1/threads/${thread}` }, "thread"),
+    element("a", { href: `/v1/posts/${encodeURIComponent(post.uri)}?series=hour` }, "details"));
   const links = (post.links || []).filter((link) => /^https?:\/\//.test(link)).map((link) => element("a", { href: link, rel: "noreferrer noopener nofollow" }, link.slice(0, 80)));
-  return element("li", {}, who, element("div", { class: "text" }, post.text || ""), links.length ? element("div", { class: "who" }, ...links) : null);
+  return element("li", {}, who, element("div", { class: "text", dir: "auto" }, ...marked(post.text || "", terms)),
+    links.length ? element("div", { class: "who" }, ...links) : null);
+}
+
+function problem(error) {
+  byId("problem").textContent = error ? error.message : "";
+  byId("problem").hidden = !error;
+}
+
+// What the answer is about: numbers that stand beside every result, so that nobody has to look for them.
+function describe(body) {
+  const { coverage } = body;
+  const parts = [`${number(shown)} posts shown`, `${body.meta.seconds.toFixed(2)} s`, `snapshot ${body.snapshot.version}`];
+  if (coverage.oldest_event) parts.push(`archive from ${moment(coverage.oldest_event)} to ${moment(coverage.newest_event)} UTC`);
+  const open = coverage.gaps.filter((gap) => !gap.filled);
+  parts.push(open.length ? `${open.length} known gap${open.length > 1 ? "s" : ""} in this range: ` +
+    open.slice(0, 3).map((gap) => `${gap.start ? moment(gap.start) : "?"} – ${gap.end ? moment(gap.end) : "?"}`).join(", ") : "no known gaps");
+  if (body.since) parts.push(`since then ${number(body.since.removed_since)} posts of the range were removed and ${number(body.since.edited_since)} edited`);
+  let end = "";
+  if (!body.meta.complete) end = " The time for a page is over: “Show more” goes on.";
+  else if (!cursor) end = shown ? " That is all." : coverage.oldest_event ? " Nothing matches: try fewer words, or a wider range." : " The archive is empty so far: posts appear here as they arrive.";
+  byId("status").textContent = `${parts.join(" · ")}.${end}`;
 }
 
 async function loadPage() {
-  running = new AbortController();
+  const own = running;
   const parameters = new URLSearchParams(query);
+  parameters.set("fields", COLUMNS);
   if (cursor) parameters.set("cursor", cursor);
-  say("Searching …");
+  byId("status").textContent = "Searching …";
+  list.setAttribute("aria-busy", "true");
+  byId("more").disabled = true;
   try {
-    const body = await get(`/v1/search?${parameters}`, running.signal);
-    shown.push(...body.results);
-    list.append(...body.results.map(drawPost));
+    const body = await ask(`/v1/search?${parameters}`, { signal: own.signal });
+    const terms = words(query.get("text") || "");
+    shown += body.results.length;
+    snapshot = body.snapshot.version;
+    list.append(...body.results.map((post) => drawPost(post, terms)));
     cursor = body.meta.next_cursor;
-    const end = body.meta.complete ? (cursor ? "" : " That is all.") : " The time for a page is over: “More” goes on.";
-    const gaps = body.coverage.gaps.length ? ` The archive has ${body.coverage.gaps.length} known gap(s) in this range.` : "";
-    say(`${shown.length} posts, ${body.meta.seconds.toFixed(2)} s, snapshot ${body.snapshot.version}.${end}${gaps}`);
+    problem(null);
+    describe(body);
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message, true);
+    if (error.name === "AbortError") return;
+    byId("status").textContent = "";
+    problem(error);
   }
-  document.getElementById("more").hidden = !cursor;
-  document.getElementById("csv").hidden = !shown.length;
-}
-
-function drawChart(body) {
-  const figure = document.getElementById("chart");
-  const svg = figure.querySelector("svg");
-  const buckets = body.counts;
-  figure.hidden = buckets.length < 2;
-  if (figure.hidden) return;
-  const width = 960, height = 140, base = 120;
-  const highest = Math.max(1, ...buckets.map((bucket) => bucket.count));
-  const step = width / buckets.length;
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  const shape = (tag, attributes, text) => {
-    const found = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-    if (text) found.textContent = text;
-    return found;
-  };
-  const bars = buckets.map((bucket, index) => {
-    const size = (bucket.count / highest) * (base - 8);
-    const bar = shape("rect", { x: index * step, y: base - size, width: Math.max(0.5, step - 1), height: size });
-    bar.append(shape("title", {}, `${bucket.start.slice(0, 16).replace("T", " ")}: ${bucket.count}`));
-    return bar;
-  });
-  svg.replaceChildren(shape("line", { x1: 0, x2: width, y1: base, y2: base }), ...bars,
-    shape("text", { x: 0, y: height - 4 }, buckets[0].start.slice(0, 16).replace("T", " ")),
-    shape("text", { x: width, y: height - 4, "text-anchor": "end" }, buckets[buckets.length - 1].start.slice(0, 16).replace("T", " ")));
-  figure.querySelector("figcaption").textContent = `Posts by ${body.interval}: ${body.total} in all`;
+  list.removeAttribute("aria-busy");
+  byId("more").disabled = false;
+  byId("more").hidden = !cursor;
+  byId("tools").hidden = !shown;
 }
 
 async function loadChart() {
   const parameters = new URLSearchParams(query);
   parameters.delete("sort");
   try {
-    drawChart(await get(`/v1/counts?${parameters}`, running.signal));
+    drawChart(await ask(`/v1/counts?${parameters}`, { signal: running.signal }), narrow);
   } catch (error) {
-    document.getElementById("chart").hidden = true;
+    // The search says what is wrong.
+    if (error.name !== "AbortError") hideChart();
   }
+}
+
+function narrow(from, to) {
+  const narrowed = new URLSearchParams(query);
+  narrowed.set("start", from);
+  if (to) narrowed.set("end", to);
+  start(narrowed, true);
 }
 
 function drawSnippet() {
   const address = `${location.origin}/v1/search?${query}`;
-  const link = document.getElementById("link");
-  link.href = address;
-  link.hidden = false;
-  const box = document.getElementById("snippet");
-  box.hidden = false;
+  byId("link").href = address;
+  byId("snippet").hidden = false;
   const quoted = address.replaceAll("'", "%27");
-  box.querySelector("pre").textContent =
-    `curl '${quoted}'\n\n# Python\nimport httpx\nposts = httpx.get('${quoted}').json()["results"]\n\n# R\nposts <- jsonlite::fromJSON('${quoted}')$results`;
+  byId("snippet").querySelector("pre").textContent =
+    `curl '${quoted}'\n\n# Python: pip install httpx\nimport httpx\nposts = httpx.get('${quoted}').json()["results"]\n\n# R\nposts <- jsonlite::fromJSON('${quoted}')$results`;
 }
 
 function start(parameters, push) {
   if (running) running.abort();
+  running = new AbortController();
   query = parameters;
   cursor = null;
-  shown = [];
+  shown = 0;
   list.replaceChildren();
+  closeExport();
   writeForm(query);
   drawChips();
   drawSnippet();
+  document.title = query.get("text") ? `${query.get("text")} · Bluesky Post Explorer` : "Bluesky Post Explorer";
   if (push) history.pushState(null, "", query.size ? `/?${query}` : "/");
   loadPage();
   loadChart();
 }
 
-function saveCsv() {
-  const columns = ["uri", "time", "did", "text", "langs", "links", "hashtags"];
-  const cell = (value) => `"${String(Array.isArray(value) ? value.join(" ") : value ?? "").replaceAll('"', '""')}"`;
-  const lines = [columns.join(","), ...shown.map((post) => columns.map((name) => cell(post[name])).join(","))];
-  const link = element("a", { href: URL.createObjectURL(new Blob([lines.join("\r\n")], { type: "text/csv" })), download: `results_${new Date().toISOString().slice(0, 19)}.csv` });
-  link.click();
-  URL.revokeObjectURL(link.href);
+// --- the archive ----------------------------------------------------------------------------------------------------
+
+const LATE_SECONDS = 120;
+
+function ago(seconds) {
+  if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} minutes`;
+  return seconds < 172_800 ? `${Math.round(seconds / 3600)} hours` : `${Math.round(seconds / 86_400)} days`;
 }
 
 async function loadLake() {
-  const line = document.getElementById("lake");
+  const line = byId("freshness");
   try {
-    const body = await get("/v1/stats");
-    const age = body.lag_seconds === null ? "" : `, newest event ${Math.max(0, Math.round(body.lag_seconds))} s ago`;
-    line.textContent = `${body.rows.toLocaleString()} rows in ${body.files.toLocaleString()} files, ${(body.bytes / 1e6).toFixed(1)} MB${age}.`;
-    const table = document.getElementById("tables");
+    const body = await ask("/v1/stats");
+    const late = body.lag_seconds !== null && body.lag_seconds > LATE_SECONDS;
+    line.textContent = body.lag_seconds === null ? "the archive is empty" : `${late ? "no new event for" : "newest event"} ${ago(body.lag_seconds)}${late ? "" : " ago"}`;
+    line.dataset.state = body.lag_seconds === null || late ? "late" : "live";
+    byId("lake").textContent = `${number(body.rows)} events in ${number(body.files)} files, ${(body.bytes / 1e6).toFixed(1)} MB.`;
+    const table = byId("tables");
     table.hidden = !body.tables.length;
-    table.tBodies[0].replaceChildren(...body.tables.map((one) => element("tr", {}, element("td", {}, one.table), element("td", { class: "number" }, one.rows.toLocaleString()),
+    table.tBodies[0].replaceChildren(...body.tables.map((one) => element("tr", {}, element("td", {}, one.table), element("td", { class: "number" }, number(one.rows)),
       element("td", { class: "number" }, one.bytes_per_row === null ? "" : one.bytes_per_row.toFixed(1)), element("td", {}, (one.newest_event || "").slice(0, 19).replace("T", " ")))));
   } catch (error) {
     line.textContent = error.message;
+    line.dataset.state = "away";
   }
 }
 
-document.getElementById("access").addEventListener("submit", (event) => {
+// --- what people do -------------------------------------------------------------------------------------------------
+
+async function copy(button, text) {
+  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = text;
+  }
+  setTimeout(() => { button.textContent = before; }, 4000);
+}
+
+byId("access").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", event.target.elements.key.value.trim());
   event.target.elements.key.value = "";
@@ -199,9 +226,24 @@ document.getElementById("access").addEventListener("submit", (event) => {
   loadLake();
 });
 form.addEventListener("submit", (event) => { event.preventDefault(); start(readForm(), true); });
-document.getElementById("more").addEventListener("click", loadPage);
-document.getElementById("csv").addEventListener("click", saveCsv);
+for (const button of document.querySelectorAll("[data-start]")) {
+  button.addEventListener("click", () => {
+    form.elements.start.value = button.dataset.start;
+    form.elements.end.value = "";
+    start(readForm(), true);
+  });
+}
+byId("more").addEventListener("click", loadPage);
+byId("export-open").addEventListener("click", () => openExport(query));
+byId("export").elements.format.addEventListener("change", () => estimate(query));
+byId("export").addEventListener("submit", (event) => { event.preventDefault(); makeExport(query); });
+byId("cite").addEventListener("click", (event) => {
+  const cited = new URLSearchParams(query);
+  cited.set("as_of", snapshot);
+  copy(event.target, `${location.origin}/?${cited}`);
+});
+byId("copy").addEventListener("click", (event) => copy(event.target, byId("snippet").querySelector("pre").textContent));
 window.addEventListener("popstate", () => start(new URLSearchParams(location.search), false));
-start(new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => FIELDS.includes(name))), false);
+start(new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => name === "as_of" || FIELDS.includes(name))), false);
 loadLake();
-setInterval(loadLake, 10000);
+setInterval(loadLake, 10_000);

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import gzip
 import hashlib
 import io
 import json
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from api.exports import render
 from tests.api.conftest import MakeClient
 from tests.api.lake_builder import POST, LakeBuilder, did
 
@@ -289,3 +293,29 @@ def test_every_filter_survives_being_stored(builder: LakeBuilder, client: httpx.
         info = finished(client, {name: posts[0]["uri"].replace(did(0), did(0)), "reply": True, "fields": "uri"})
         assert info["state"] == "done", info
         assert client.get(info["download"]).text.splitlines()[1:] == [f'"{reply["uri"]}"']
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_full_disk_is_named_and_leaves_nothing(
+    builder: LakeBuilder, make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    builder.post(did(1), "x")
+    builder.commit()
+    real = render._Digesting.write
+
+    def full(self: Any, data: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(render._Digesting, "write", full)
+    client = make_client()
+    made = client.post("/v1/exports", json={"format": form}).json()["id"]
+    deadline = time.monotonic() + 60
+    while (state := client.get(f"/v1/exports/{made}").json())["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert state["state"] == "failed"
+    assert state["error"]["status"] == 503
+    assert "the disk for exports is full" in state["error"]["detail"]
+    assert [path.name for path in (tmp_path / "state" / "exports" / made).iterdir()] == ["job.json"]
+    monkeypatch.setattr(render._Digesting, "write", real)
+    assert finished(client, {"format": form})["rows"] == 1

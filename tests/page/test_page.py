@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,35 +10,22 @@ import pytest
 
 from tests.api.conftest import MakeClient, builder, make_client
 from tests.api.lake_builder import LakeBuilder, did
+from tests.page.browser import BROWSER_SECONDS, FLAGS, chromium, tab
 
 __all__ = ["builder", "make_client"]
-
-BROWSER_SECONDS = 120
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
 
 
 def dom(url: str, profile: Path) -> str:
     """The page's document as the browser has it once its scripts have run."""
-    browser = shutil.which("chromium")
-    assert browser, "chromium is not installed: apt-get install chromium (make test installs it when run as root)"
     answer = subprocess.run(
-        [browser, *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", url],
+        [chromium(), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", url],
         capture_output=True,
         text=True,
         timeout=BROWSER_SECONDS,
         check=True,
     )
-    return answer.stdout
+    # Words that were searched for stand in marks.
+    return re.sub("</?mark>", "", answer.stdout)
 
 
 @pytest.fixture
@@ -75,3 +62,50 @@ def test_a_mistake_is_named_where_the_person_looks(posts: LakeBuilder, make_clie
     page = dom(f"{make_client().base_url}/?text=%22heron", tmp_path / "profile")
     assert "quote" in page.lower()
     assert "Traceback" not in page
+
+
+@pytest.mark.timeout(400)
+def test_an_empty_archive_says_so(builder: LakeBuilder, make_client: MakeClient, tmp_path: Path) -> None:
+    page = dom(f"{make_client().base_url}/", tmp_path / "profile")
+    assert "The archive is empty so far" in page
+    assert "the archive is empty" in page
+
+
+@pytest.mark.timeout(400)
+def test_from_a_search_to_a_file_and_a_link_to_cite(
+    builder: LakeBuilder, make_client: MakeClient, tmp_path: Path
+) -> None:
+    for number in range(120):
+        builder.post(did(number % 3), f"heron number {number}", langs=["en"])
+        builder.tick(120)
+    version = builder.commit()
+    base = str(make_client().base_url).rstrip("/")
+    with tab(tmp_path / "profile") as page:
+        page.open(f"{base}/?text=heron")
+        page.wait("document.querySelectorAll('#results li').length === 50")
+        assert page.value("document.querySelector('#results mark').textContent") == "heron"
+        assert "120 posts, by hour" in page.wait("document.querySelector('#chart figcaption').textContent")
+        status = page.value("document.getElementById('status').textContent")
+        assert f"snapshot {version}" in status
+        assert "no known gaps" in status
+        page.value("document.getElementById('more').click()")
+        page.wait("document.querySelectorAll('#results li').length === 100")
+
+        page.value("document.getElementById('export-open').click()")
+        assert "120 posts" in page.wait("/posts, about/.exec(estimate.textContent) && estimate.textContent")
+        page.value("document.querySelector('#export button').click()")
+        page.wait("document.querySelector('#made a') !== null")
+        assert f"snapshot {version}" in page.value("document.querySelector('#made .cite').textContent")
+        rows = page.value("fetch(document.querySelector('#made a').href).then((answer) => answer.text())").splitlines()
+        assert len(rows) == 121
+        assert rows[0].startswith('"uri","time","did","handle","text"')
+
+        page.value("document.querySelector('#chart g').dispatchEvent(new MouseEvent('click', { bubbles: true }))")
+        page.wait("document.querySelectorAll('#results li').length === 30")
+        assert "start=2026-03-01T10" in page.value("location.search")
+        builder.post(did(1), "heron at night", langs=["en"])
+        builder.commit()
+        page.open(f"{base}/?text=heron&start=2026-03-01T13:00&as_of={version}")
+        page.wait("/since then 0 posts/.exec(document.getElementById('status').textContent)")
+        assert "heron at night" not in page.value("document.body.innerText")
+        assert page.problems == []
