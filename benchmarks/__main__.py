@@ -1,6 +1,7 @@
 """Run the benchmarks one after another and keep what they print: `make bench`, or `python -m benchmarks [NAME ...]`.
 
-Every benchmark prints its inputs with its figures. Machines are shared and noisy: compare figures of one run only.
+Every benchmark prints its inputs with its figures. Machines are shared and noisy: compare figures of one run only. The writer
+runs beside a peer, which is installed on first use.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.peer import peer_interpreter
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("calibration", "producer", "producer_outage", "writer", "lake", "end_to_end", "api")
@@ -54,9 +57,10 @@ def main() -> int:
         started = time.monotonic()
         with (folder / f"{name}.txt").open("w") as kept:
             kept.write(machine() + "\n")
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-            )
+            command = [sys.executable, "-m", f"benchmarks.{name}"]
+            if name == "writer" and (peer := peer_interpreter(folder / "peer")):
+                command += ["--peer", peer]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)

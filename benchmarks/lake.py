@@ -30,6 +30,10 @@ HOUR = 3_600_000_000
 START = 1_790_000_000_000_000 // HOUR * HOUR
 PARTITIONS = 6
 BATCH = 20_000
+BATCH_OF_WRITER = 2_000
+PAUSE = 0.1
+ERASED_FROM = ("app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.feed.repost", "app.bsky.graph.follow")
+"""The tables that hold nine tenths of the bytes, and nearly all of what an account does."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,7 +61,8 @@ def main(arguments: Sequence[str]) -> None:
         _in_child(roll, str(folder / "lake"))
         sizes(folder / "lake", facts)
         _in_child(erase_account, str(data), str(folder / "erase"), options.hours)
-        commits(folder / "commits", options.writers, options.commits)
+        for tables in (1, 20):
+            commits(folder / f"commits-{tables}", options.writers, options.commits, tables)
 
 
 def generate(data: Path, count: int, folder: Path) -> None:
@@ -193,80 +198,118 @@ def sizes(root: Path, facts: dict[str, int]) -> None:
 
 
 def erase_account(data: str, root: str, hours: int) -> None:
-    """Deletes the account with the most posts and likes from copies of the hour."""
+    """Deletes an account that acts in every hour from copies of the hour, and then a thousand such accounts at once."""
     from lake.convert import to_lake
-    from lake.erase import erase
     from lake.manifest import open_manifest
     from lake.roll import roll_hour
     from lake.store import LakeStore
 
     manifest, store = open_manifest(str(Path(root) / "manifest.db"), create=True), LakeStore(root)
-    tables = ("app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.feed.repost", "app.bsky.graph.follow")
-    who, rows = None, 0
-    for table in tables:
+    busiest: list[str] = []
+    for table in ERASED_FROM:
         decoded = pl.read_parquet(Path(data) / f"{table}.parquet")
-        who = who or decoded["did"].value_counts(sort=True)["did"][0]
+        busiest = busiest or decoded["did"].value_counts(sort=True)["did"][:1001].to_list()
         for hour in range(hours):
             shift = hour * HOUR
             moved = decoded.with_columns(pl.col("time_us") + shift, pl.col("received_us") + shift)
             commit(store, manifest, table, START + shift, to_lake(table, moved))
             roll_hour(store, manifest, table, START + shift)
-            rows += decoded.height
-    end = START + hours * HOUR
+    totals = [manifest.snapshot().totals(table) for table in ERASED_FROM]
+    rows, size = sum(total.rows for total in totals), sum(total.bytes for total in totals)
+    print(f"erasure from {hours} hours, {rows:,} rows of {len(ERASED_FROM)} tables in {size / 1e6:,.0f} MB:")
+    _report_floor(store, manifest)
+    _erase(store, manifest, START + hours * HOUR, busiest[:1], "one account ")
+    _erase(store, manifest, START + (hours + 1) * HOUR, busiest[1:], f"{len(busiest) - 1:,} accounts")
+
+
+def _report_floor(store: Any, manifest: Any) -> None:
+    """What the bytes alone take: every file read, digested, written again and synced, without looking at a row."""
+    import hashlib
+    import os
+
+    started, before, size = time.perf_counter(), time.process_time(), 0
+    copy = store.root / "floor"
+    for table in ERASED_FROM:
+        for file in manifest.snapshot().files(table):
+            content = store.absolute(file.path).read_bytes()
+            hashlib.sha256(content).digest()
+            with copy.open("wb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+            size += len(content)
+    copy.unlink()
+    print(
+        f"  floor (bytes copied, not decoded) {time.perf_counter() - started:>10.1f} s"
+        f" ({time.process_time() - before:.1f} s of CPU), {size / 1e6:,.0f} MB"
+    )
+
+
+def _erase(store: Any, manifest: Any, time_us: int, accounts: list[str], who: str) -> None:
+    from lake.convert import to_lake
+    from lake.erase import erase
+
     fields = {
-        "time_us": end,
-        "did": who,
+        "time_us": time_us,
         "kind": "account",
         "source_host": "x",
         "protocol": "v2",
-        "received_us": end,
+        "received_us": time_us,
         "replayed": False,
         "resync": False,
         "active": False,
         "status": "deleted",
         "kafka_partition": 0,
-        "kafka_offset": 0,
     }
-    commit(store, manifest, "account", end, to_lake("account", pl.DataFrame([fields])))
-    started = time.perf_counter()
+    gone = pl.DataFrame([{**fields, "did": did, "kafka_offset": place} for place, did in enumerate(accounts)])
+    commit(store, manifest, "account", time_us, to_lake("account", gone))
+    started, before = time.perf_counter(), time.process_time()
     done = erase(store, manifest)
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"erasure of one account              {seconds:>10.1f} s: {done.rows:,} of {rows:,} rows in {done.rewritten} of"
-        f" {done.looked_at} files of {hours} hours; {peak:,.0f} MB at most"
+        f"  {who}                      {seconds:>10.1f} s ({cpu:.1f} s of CPU): {done.rows:,} rows in {done.rewritten} of"
+        f" {done.looked_at} files; {peak:,.0f} MB at most"
     )
 
 
-def commits(root: Path, writers: int, count: int) -> None:
-    """Writer processes that commit 2,000 likes at a time to one SQLite manifest."""
+def commits(root: Path, writers: int, count: int, tables: int) -> None:
+    """Writer processes that commit to one SQLite manifest, each a batch of 2,000 rows over some tables and then a pause.
+
+    A batch's time is told in two parts. Files: rows encoded, every file and folder synced. Commit: the manifest's transaction,
+    with the wait for those of the other writers; only this part keeps another writer waiting.
+    """
     from lake.manifest import open_manifest
 
     open_manifest(str(root / "manifest.db"), create=True).close()
     context = multiprocessing.get_context("spawn")
     with context.Pool(writers) as pool:
-        started = time.perf_counter()
-        found = pool.starmap(_write_commits, [(str(root), number, count) for number in range(writers)])
-        seconds = time.perf_counter() - started
-    for name, position in (("files and manifest", 0), ("manifest alone", 1)):
-        taken = sorted(both[position] * 1000 for part in found for both in part)
+        parts = pool.starmap(_write_commits, [(str(root), number, count, tables) for number in range(writers)])
+    found = [taken for part in parts for taken in part]
+    what = f"{writers} writers, {tables} file{'s' if tables > 1 else ''} a batch"
+    for name, position in (("files", 0), ("commit", 1)):
+        taken = sorted(both[position] * 1000 for both in found)
         cuts = statistics.quantiles(taken, n=20)
         print(
-            f"commit, {writers} writers: {name:20}p50 {cuts[9]:6.1f} ms, p95 {cuts[18]:6.1f} ms, max {taken[-1]:6.1f} ms"
-            f" ({len(taken)} commits of 2,000 rows, {len(taken) * 2000 / seconds:,.0f} rows/s with start-up)"
+            f"{what}: {name:8}p50 {cuts[9]:6.1f} ms, p95 {cuts[18]:6.1f} ms, max {taken[-1]:6.1f} ms"
+            f" ({len(taken)} batches of {BATCH_OF_WRITER:,} rows, {PAUSE * 1000:.0f} ms between two of a writer)"
         )
 
 
-def _write_commits(root: str, number: int, count: int) -> list[tuple[float, float]]:
+def _write_commits(root: str, number: int, count: int, tables: int) -> list[tuple[float, float]]:
+    from lake.commit import Batch, Part, commit_batch
     from lake.convert import lake_schema
-    from lake.manifest import open_manifest
+    from lake.manifest import Advance, TopicPartition, open_manifest
     from lake.store import LakeStore
+    from schemas.topics import TABLE_TOPICS
 
     manifest, store = open_manifest(str(Path(root) / "manifest.db")), LakeStore(root)
-    table, size = "app.bsky.feed.like", 2000
-    taken = []
+    names = [name for name in sorted(TABLE_TOPICS) if name.startswith("app.bsky.")]
+    names = ["app.bsky.feed.like"] if tables == 1 else names[:tables]
+    size = BATCH_OF_WRITER // len(names)
+    claimed = manifest.claim([TopicPartition(TABLE_TOPICS[name], number) for name in names], f"bench{number}")
+    taken, inner = [], [0.0]
     original = manifest.commit
-    inner = [0.0]
 
     def timed(change: Any) -> int:
         before = time.perf_counter()
@@ -276,15 +319,22 @@ def _write_commits(root: str, number: int, count: int) -> list[tuple[float, floa
 
     manifest.commit = timed  # type: ignore[method-assign]
     for at in range(count):
-        columns: dict[str, Any] = {field.name: pa.nulls(size, field.type) for field in lake_schema(table)}
-        columns["time"] = pa.array(range(START + at, START + at + size)).cast(pa.timestamp("us"))
-        columns["did"] = pa.array([f"did:plc:{number}{row:023d}" for row in range(size)])
-        columns["operation"] = pa.array(["create"] * size)
-        columns["resync"] = pa.array([False] * size)
-        columns["kafka_partition"] = pa.array([number] * size, pa.int32())
-        columns["kafka_offset"] = pa.array(range(at * size, (at + 1) * size))
-        outer = commit(store, manifest, table, START, pa.table(columns, schema=lake_schema(table)), number)
-        taken.append((outer, inner[0]))
+        parts, advances = [], []
+        for name in names:
+            columns: dict[str, Any] = {field.name: pa.nulls(size, field.type) for field in lake_schema(name)}
+            columns["time"] = pa.array(range(START + at, START + at + size)).cast(pa.timestamp("us"))
+            columns["did"] = pa.array([f"did:plc:{number}{row:023d}" for row in range(size)])
+            columns["operation"] = pa.array(["create"] * size)
+            columns["resync"] = pa.array([False] * size)
+            columns["kafka_partition"] = pa.array([number] * size, pa.int32())
+            columns["kafka_offset"] = pa.array(range(at * size, (at + 1) * size))
+            parts.append(Part(name, TABLE_TOPICS[name], START, pa.table(columns, schema=lake_schema(name))))
+            epoch = claimed[TopicPartition(TABLE_TOPICS[name], number)].epoch
+            advances.append(Advance(TABLE_TOPICS[name], number, at * size, (at + 1) * size, epoch))
+        before = time.perf_counter()
+        commit_batch(store, manifest, Batch(f"bench{number}", parts, advances))
+        taken.append((time.perf_counter() - before - inner[0], inner[0]))
+        time.sleep(PAUSE)
     manifest.close()
     return taken
 
