@@ -18,7 +18,8 @@ def up(profile: str | None, duration: float | None) -> None:
     """Start and supervise the whole pipeline on this machine until Ctrl-C.
 
     The demo ends with a summary: events of the simulator's ledger = rows in the lake + deletions + dead letters, per
-    collection; exit status 1 if that does not hold.
+    collection; exit status 1 if that does not hold. A live run of a given duration ends with status 1 when not a single
+    event came.
 
     \b
     Example:
@@ -28,16 +29,22 @@ def up(profile: str | None, duration: float | None) -> None:
     from pipeline.demo import finish
     from pipeline.errors import CheckFailedError
     from pipeline.settings import with_profile
-    from pipeline.up import Up, UpOptions
+    from pipeline.up import Up, UpOptions, captured
 
     loaded = with_profile(profile)
     demo = loaded.profile == "demo"
     run = Up(loaded, UpOptions(demo=demo, duration=duration), Console())
-    if not run.run(at_end=finish if demo else None):
+    if run.run(at_end=finish if demo else captured):
+        return
+    if demo:
         raise CheckFailedError(
             "the summary does not close: see the lines marked FAIL",
             f"`post-explorer --demo lake report` shows where; logs are in {loaded.settings.log_folder}",
         )
+    raise CheckFailedError(
+        f"nothing was captured in {duration:g} s: {run.status('producer').get('problem') or 'the source sent nothing'}",
+        "check the network and EXPLORER_SOURCE_HOSTS; a run without --duration goes on trying",
+    )
 
 
 def _run(process: str, settings: Settings, make: services.Make) -> None:

@@ -369,3 +369,10 @@ class Up:
 
     def _port(self, variable: str, default: int) -> int:
         return int(self._environment.get(variable, default))
+
+
+def captured(up: Up) -> bool:
+    """For the end of a live run: False when its whole duration passed without an event. One that was stopped is fine."""
+    if up.options.duration is None or up.stop.is_set():
+        return True
+    return int(up.status("producer").get("acknowledged") or 0) > 0

@@ -173,6 +173,12 @@ def test_an_unreachable_source_is_named_within_seconds_and_tried_on(tmp_path: Pa
         assert running.wait() == 0, running.text
 
 
+def test_a_live_run_that_captured_nothing_says_so(tmp_path: Path) -> None:
+    with up(tmp_path, "--live", "--duration", "4", EXPLORER_SOURCE_HOSTS="ws://nowhere.invalid:6008") as running:
+        assert running.wait() == 1
+        assert re.search(r"nothing was captured in 4 s: .*nowhere\.invalid", running.text)
+
+
 def test_two_of_them_on_one_folder_are_refused(tmp_path: Path) -> None:
     with up(tmp_path, "--live", EXPLORER_SOURCE_HOSTS=f"ws://127.0.0.1:{free_port()}") as running:
         running.until(started(running))
