@@ -1,20 +1,24 @@
 """A skip index for text search: which files of posts can hold a word or phrase at all.
 
-Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.bloom`: a bloom filter of the short runs of
+Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.grams`: a bloom filter of the short runs of
 characters (grams) that occur in its texts. A search for a word opens only the files that have all grams of the word. A
 gram is 5 or 6 characters, or 2 or 3 where the first is of a wide script (Chinese, Japanese, Korean, emoji). Characters that differ
 in case only count as one, and a run of white space counts as one space. A file without a side file has to be read. Named
 by the digest of the file it describes, a side file can be missing but never stale.
 
-Format: b"PXG" + format number (1 byte), number of bits (4 bytes, little endian), then the bits, least significant first. A
-gram sets the bits at its hash and at the upper half of its hash, both modulo the number of bits.
+Format: b"PXG" + format number 2 (1 byte), number of bits, CRC-32 of these eight bytes; then the bits, least significant first,
+in blocks of 4092 bytes (the last may be shorter), each followed by the CRC-32 of its bytes, begun with the number of the block.
+Numbers are 4 bytes, little endian. A gram sets the bits at its hash and at the upper half of its hash, both modulo the
+number of bits. A block that is not what was written counts as if it held every gram: damage makes searches slower, never wrong.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,10 +35,15 @@ from lake.manifest import LiveFile, Snapshot
 from lake.paths import sync_folder
 from lake.store import LakeStore
 
+log = logging.getLogger("explorer.lake")
+
 FOLDER: Final = ".text-index"
 TABLE: Final = "app.bsky.feed.post"
-_HEADER: Final = b"PXG\x01"
-_HEADER_BYTES: Final = 8
+_HEADER: Final = b"PXG\x02"
+_HEADER_BYTES: Final = 12
+_BLOCK: Final = 4092
+_CRC_BYTES: Final = 4
+_SUFFIX: Final = ".grams"
 _NARROW: Final = (5, 6)
 """Measured on English: grams of 4 let half of the files through that have no match, 5 a sixth; a word of 5 needs 5."""
 _WIDE: Final = (2, 3)
@@ -43,8 +52,8 @@ _FILL: Final = 0.5
 """The filter is halved as long as no more of its bits than this are set: a gram is found wrongly in a quarter at most."""
 _LEAST_BITS: Final = 1024
 _MOST_BITS: Final = 3 << 28
-_LARGEST_SHARE: Final = 0.1
-"""A side file is at most this share of its file, whatever that does to its fill."""
+_LARGEST_SHARE: Final = 0.099
+"""The bits are at most this share of the file, whatever that does to their fill; with checksums that is a tenth at most."""
 _ROWS_AT_ONCE: Final = 16_384
 _SPACE: Final = 0x20
 _BREAK: Final = 0
@@ -117,25 +126,24 @@ def build(store: LakeStore, file: LiveFile) -> int:
     path = _path(store.root, file)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as out:
-        out.write(_HEADER + (8 * bits.nbytes).to_bytes(4, "little"))
-        out.write(bits.data)
+        written = out.write(_encoded(bits))
         out.flush()
         os.fsync(out.fileno())
     temporary.rename(path)
     sync_folder(folder)
-    return _HEADER_BYTES + bits.nbytes
+    return written
 
 
 def missing(root: Path, snapshot: Snapshot) -> list[LiveFile]:
     """Rolled files of posts without a side file, newest first."""
     have = _names(root)
-    files = [file for file in snapshot.files(TABLE) if file.kind == "rolled" and f"{file.sha256}.bloom" not in have]
+    files = [file for file in snapshot.files(TABLE) if file.kind == "rolled" and f"{file.sha256}{_SUFFIX}" not in have]
     return sorted(files, key=lambda file: file.hour_us, reverse=True)
 
 
 def sweep(root: Path, snapshot: Snapshot) -> int:
     """Remove side files of files that are not in the lake any more; returns how many. Call under the maintenance lock."""
-    wanted = {f"{file.sha256}.bloom" for file in snapshot.files(TABLE)}
+    wanted = {f"{file.sha256}{_SUFFIX}" for file in snapshot.files(TABLE)}
     gone = _names(root) - wanted
     for name in gone:
         (root / FOLDER / name).unlink(missing_ok=True)
@@ -150,17 +158,27 @@ def candidates(root: Path, files: Sequence[LiveFile], condition: Condition | Non
     if condition is None:
         return list(files)
     folder = f"{root / FOLDER}{os.sep}"
-    return [file for file in files if file.kind != "rolled" or _may_hold(f"{folder}{file.sha256}.bloom", condition)]
+    return [file for file in files if file.kind != "rolled" or _may_hold(f"{folder}{file.sha256}{_SUFFIX}", condition)]
 
 
 def _path(root: Path, file: LiveFile) -> Path:
-    return root / FOLDER / f"{file.sha256}.bloom"
+    return root / FOLDER / f"{file.sha256}{_SUFFIX}"
 
 
 def _names(root: Path) -> set[str]:
     with suppress(FileNotFoundError):
         return {path.name for path in (root / FOLDER).iterdir()}
     return set()
+
+
+def _encoded(bits: npt.NDArray[np.uint8]) -> bytes:
+    data = bits.tobytes()
+    head = _HEADER + (8 * len(data)).to_bytes(4, "little")
+    parts = [head, zlib.crc32(head).to_bytes(_CRC_BYTES, "little")]
+    for number in range(-(-len(data) // _BLOCK)):
+        block = data[number * _BLOCK : (number + 1) * _BLOCK]
+        parts += [block, zlib.crc32(block, number).to_bytes(_CRC_BYTES, "little")]
+    return b"".join(parts)
 
 
 def _may_hold(path: str, condition: Condition) -> bool:
@@ -170,27 +188,63 @@ def _may_hold(path: str, condition: Condition) -> bool:
     except FileNotFoundError:
         return True
     try:
-        header = os.pread(descriptor, _HEADER_BYTES, 0)
-        bits = int.from_bytes(header[4:], "little")
-        if header[:4] != _HEADER or not bits or os.fstat(descriptor).st_size != _HEADER_BYTES + bits // 8:
-            return True
-        return _holds(condition, descriptor, bits)
+        return _holds(condition, _Filter(descriptor))
+    except _DamagedError as error:
+        log.warning(
+            "a side file of the text index is damaged and not used: remove it, maintenance makes it anew",
+            extra={"path": path, "cause": str(error)},
+        )
+        return True
     finally:
         os.close(descriptor)
 
 
-def _holds(condition: Condition, descriptor: int, bits: int) -> bool:
+class _DamagedError(Exception):
+    """A side file is not what was written."""
+
+
+class _Filter:
+    """An open side file; every block is checked when it is first looked into."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._blocks: dict[int, bytes] = {}
+        head = os.pread(descriptor, _HEADER_BYTES, 0)
+        self._bits = int.from_bytes(head[4:8], "little")
+        size = self._bits // 8
+        whole = _HEADER_BYTES + size + _CRC_BYTES * -(-size // _BLOCK)
+        if head[:4] != _HEADER or zlib.crc32(head[:8]) != int.from_bytes(head[8:], "little") or not self._bits:
+            raise _DamagedError("its header is not as it was written")
+        if os.fstat(descriptor).st_size != whole:
+            raise _DamagedError(f"it has {os.fstat(descriptor).st_size} bytes instead of {whole}")
+
+    def has(self, value: int) -> bool:
+        """Whether the gram of a hash may be in the texts. Raises _DamagedError."""
+        return self._bit(value % self._bits) and self._bit((value >> 32) % self._bits)
+
+    def _bit(self, place: int) -> bool:
+        number, byte = divmod(place >> 3, _BLOCK)
+        block = self._blocks.get(number) or self._read(number)
+        return bool(block[byte] >> (place & 7) & 1)
+
+    def _read(self, number: int) -> bytes:
+        size = min(_BLOCK, self._bits // 8 - number * _BLOCK)
+        found = os.pread(self._descriptor, size + _CRC_BYTES, _HEADER_BYTES + number * (_BLOCK + _CRC_BYTES))
+        block = found[:size]
+        if zlib.crc32(block, number) != int.from_bytes(found[size:], "little"):
+            raise _DamagedError(f"block {number} is not as it was written")
+        self._blocks[number] = block
+        return block
+
+
+def _holds(condition: Condition, bits: _Filter) -> bool:
     match condition:
         case Grams(hashes):
-            return all(
-                os.pread(descriptor, 1, _HEADER_BYTES + (place >> 3))[0] >> (place & 7) & 1
-                for value in hashes
-                for place in (value % bits, (value >> 32) % bits)
-            )
+            return all(bits.has(value) for value in hashes)
         case AllOf(parts):
-            return all(_holds(part, descriptor, bits) for part in parts)
+            return all(_holds(part, bits) for part in parts)
         case AnyOf(parts):
-            return any(_holds(part, descriptor, bits) for part in parts)
+            return any(_holds(part, bits) for part in parts)
 
 
 def _filter_of(texts: pa.ChunkedArray, most_bytes: int) -> npt.NDArray[np.uint8]:

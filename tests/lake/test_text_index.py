@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 import unicodedata
+from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -148,7 +150,7 @@ def test_files_without_the_word_are_left_out(tmp_path: Path) -> None:
         for number, topic in enumerate(["zeitgeist of today", "sourdough bread", "地震速報です"])
     ]
     for file in files:
-        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.bloom").stat().st_size
+        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.grams").stat().st_size
 
     def left(query: str) -> list[int]:
         return [files.index(file) for file in text_index.candidates(tmp_path, files, required(query))]
@@ -177,10 +179,35 @@ def test_the_index_follows_the_files_of_the_lake(tmp_path: Path) -> None:
     assert text_index.candidates(tmp_path, [small, old, new], required("zeitgeist")) == [small]
     assert text_index.sweep(tmp_path, _Snapshot([new])) == 1  # type: ignore[arg-type]
     assert text_index.candidates(tmp_path, [old, new], required("zeitgeist")) == [old]
-    path = tmp_path / ".text-index" / f"{new.sha256}.bloom"
+    path = tmp_path / ".text-index" / f"{new.sha256}.grams"
     for damaged in (b"", b"PXG", path.read_bytes()[:-1], b"PXG\x00" + path.read_bytes()[4:]):
         path.write_bytes(damaged)
         assert text_index.candidates(tmp_path, [new], required("zeitgeist")) == [new]
+
+
+def test_a_flipped_bit_anywhere_hides_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = LakeStore(tmp_path)
+    # Few different words in no order: a large file with few grams.
+    draw = random.Random(1)
+    words = [sha256(b"%d" % number).hexdigest()[:12] for number in range(45)]
+    texts: list[str | None] = [" ".join(draw.choices(words, k=60)) for _ in range(4000)]
+    file = _write(store, [*texts, "zeitgeist 地震 sourdough77"])
+    text_index.build(store, file)
+    path = tmp_path / ".text-index" / f"{file.sha256}.grams"
+    whole = path.read_bytes()
+    assert len(whole) > 4096 + 12, "more than one block"
+    held = [required(text) for text in ("zeitgeist", "地震", "sourdough77", '"zeitgeist"')]
+    absent = required("kubernetes")
+    assert text_index.candidates(tmp_path, [file], absent) == []
+    noticed = 0
+    for place in [*range(40), *range(40, len(whole), 37), *range(len(whole) - 40, len(whole))]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert all(text_index.candidates(tmp_path, [file], condition) == [file] for condition in held), place
+        noticed += text_index.candidates(tmp_path, [file], absent) == [file]
+    assert noticed
+    assert "is damaged and not used" in caplog.text
+    path.write_bytes(whole)
+    assert text_index.candidates(tmp_path, [file], absent) == []
 
 
 def test_a_side_file_is_at_most_a_tenth_of_its_file(tmp_path: Path) -> None:
