@@ -34,7 +34,13 @@ def up(profile: str | None, duration: float | None) -> None:
     loaded = with_profile(profile)
     demo = loaded.profile == "demo"
     run = Up(loaded, UpOptions(demo=demo, duration=duration), Console())
-    if run.run(at_end=finish if demo else captured):
+    passed = run.run(at_end=finish if demo else captured)
+    if run.aborted:
+        click.echo(
+            "ended at once by the second signal; nothing is lost: the next run reads again what was not committed"
+        )
+        raise click.exceptions.Exit(130)
+    if passed:
         return
     if demo:
         raise CheckFailedError(

@@ -32,6 +32,7 @@ from pipeline.state_lock import locked
 from pipeline.status import read_status
 from pipeline.supervisor import ChildEvent, ChildSpec, Supervisor, explorer_command
 from pipeline.topics import apply_topics
+from schemas.errors import ExplorerError
 
 # Where a process's report says what keeps it from its work; empty or None when nothing does.
 PROBLEM_KEYS = {"producer": "problem", "writer": "holding"}
@@ -111,6 +112,10 @@ class Up:
                 self._start(supervisor)
                 self._watch(supervisor)
                 return at_end(self) if at_end is not None else True
+            except (ExplorerError, httpx.HTTPError):
+                if not self.aborted:
+                    raise
+                return False  # the second Ctrl-C killed the process that was just asked
             finally:
                 self._shut_down(supervisor)
 

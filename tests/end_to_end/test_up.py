@@ -154,6 +154,18 @@ def test_a_signal_stops_everything_in_order(tmp_path: Path, number: signal.Signa
         assert running.left(60) == []
 
 
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    with up(tmp_path, "--demo", EXPLORER_SIMULATOR_PORT="0") as running:
+        running.until(started(running))
+        running.process.send_signal(signal.SIGINT)
+        running.until(lambda: "pausing the simulator" in running.text)
+        running.process.send_signal(signal.SIGINT)
+        assert running.wait() == 130, running.text
+        assert "ended at once" in running.text
+        assert "does not close" not in running.text
+        assert running.left(60) == []
+
+
 def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
     with up(tmp_path, "--live", EXPLORER_SOURCE_HOSTS=f"ws://127.0.0.1:{free_port()}") as running:
         running.until(started(running))
