@@ -71,6 +71,16 @@ def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
     assert all(line.endswith("=") for line in (FOLDER / ".env.example").read_text().splitlines() if line[:1].isupper())
 
 
+def test_foreign_images_are_pinned_by_digest_or_named_as_not() -> None:
+    foreign = {service["image"] for name, service in SERVICES.items() if name not in OURS}
+    pinned = {image for image in foreign if re.search(r"@sha256:[0-9a-f]{64}$", image)}
+    readme = (FOLDER / "README.md").read_text()
+    assert len(pinned) >= 5
+    for image in foreign - pinned:
+        name, _, tag = image.rpartition("/")[2].partition(":")
+        assert re.search(rf"{name} {tag}", readme, re.IGNORECASE), image
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_is_bounded_and_confined(name: str) -> None:
     service = SERVICES[name]
