@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from api.errors import MEDIA_TYPE, Problem
+from api.tabular import MEDIA_TYPES
 
 
 class Answer(BaseModel):
@@ -48,6 +49,7 @@ class Coverage(Answer):
     end: str | None = Field(description="End of the range asked for, exclusive; null = open.")
     oldest_event: str | None = Field(description="Oldest event in the tables that were read.")
     newest_event: str | None = Field(description="Newest event in the tables that were read: nothing later can match.")
+    lag_seconds: float | None = Field(description="Age of that event when the answer was made.")
     gaps: list[GapInfo] = Field(description="Known holes that overlap the range.")
 
 
@@ -145,6 +147,12 @@ QUERY_PROBLEMS = problem_answers(
     Problem.QUERY_TIMEOUT,
 )
 """What any query can answer instead of a result."""
+
+
+TABLE_ANSWERS = problem_answers(Problem.NOT_ACCEPTABLE) | {
+    200: {"content": {media: {} for media in MEDIA_TYPES.values()}}
+}
+"""What a route adds to its `responses` that also answers as CSV, NDJSON or Parquet."""
 
 
 def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

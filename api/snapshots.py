@@ -180,6 +180,7 @@ def coverage_json(
         "end": format_time(end_us) if end_us is not None else None,
         "oldest_event": format_time(oldest) if oldest is not None else None,
         "newest_event": format_time(newest) if newest is not None else None,
+        "lag_seconds": None if newest is None else round(max(0.0, time.time() - newest / 1e6), 3),
         "gaps": [
             {
                 "start": format_time(gap.start_us) if gap.start_us is not None else None,

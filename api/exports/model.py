@@ -38,6 +38,12 @@ FINAL: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.EXPIR
 class ExportRequest(PostQuery):
     """The body of a request for an export: filters, columns and format."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"text": "climate", "lang": ["en"], "format": "csv", "fields": ["uri", "time", "text"]}]
+        }
+    )
+
     format: TableFormat = Field(TableFormat.CSV, description="How rows are written.")
     compression: Compression = Field(Compression.NONE, description="How the file is compressed.")
     fields: FieldNames = Field(

@@ -94,7 +94,9 @@ def _json(table: Table) -> dict[str, Any]:
     }
 
 
-TableName = Annotated[str, Path(pattern=f"^{NAME}$", description="Name of the table: a to z, 0 to 9, - and _.")]
+TableName = Annotated[
+    str, Path(pattern=f"^{NAME}$", description="Name of the table: a to z, 0 to 9, - and _.", examples=["toxicity"])
+]
 OfOwner = Annotated[
     str | None, Query(max_length=32, description="Key id of another owner; for the scope `admin` only.")
 ]

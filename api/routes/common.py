@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import pyarrow as pa
 from fastapi import Request
+from starlette.responses import Response
 
 from api.access import charge_bytes, principal
 from api.citations import AsOf
@@ -25,6 +27,7 @@ from api.labels.sql import LabelCondition
 from api.posts_query import Selection, narrow
 from api.services import Services
 from api.snapshots import Scan, coverage_json, scan, snapshot_json
+from api.tabular import MEDIA_TYPES, TableFormat, table_bytes
 from api.walk import Page
 from lake.errors import SnapshotExpired
 from lake.manifest import Snapshot
@@ -154,6 +157,17 @@ def decode_cursor(here: Services, text: str | None, digest: str) -> Cursor | Non
         return here.cursors.decode(text, digest)
     except CursorError as error:
         raise ApiError(Problem.INVALID_CURSOR, f"cursor: {error}", errors=[FieldError("cursor", str(error))]) from None
+
+
+async def rows_as_file(
+    rows: list[dict[str, Any]], form: TableFormat, version: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The rows of an answer as CSV, NDJSON or Parquet, for a client that asks so in its Accept header."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    content = await asyncio.to_thread(table_bytes, table, form, {"snapshot": str(version)})
+    told = {"X-Snapshot": str(version), "Vary": "Accept", **(headers or {})}
+    return Response(content, media_type=MEDIA_TYPES[form], headers=told)
 
 
 def next_link(request: Request, cursor: str | None) -> str | None:

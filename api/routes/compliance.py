@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 
@@ -10,19 +11,20 @@ from pydantic import Field
 from starlette.responses import Response
 
 from api.access import principal
-from api.answers import QUERY_PROBLEMS, Answer, SnapshotInfo, json_answer, problem_answers
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer, problem_answers
 from api.compliance import Fate, fates, summary
 from api.engine import Session
 from api.errors import ApiError, FieldError, Problem
 from api.exports.model import Job
 from api.exports.service import Exports
 from api.handles import resolve
-from api.identifiers import AnyUri, RecordUri, is_did
+from api.identifiers import POST, AnyUri, RecordUri, is_did
 from api.parameters import known_parameters
+from api.records import table_of
 from api.routes.common import snapshot_of
 from api.routes.exports import HereExports, done, own_job
 from api.services import Services, services
-from api.snapshots import snapshot_json
+from api.snapshots import coverage_json, snapshot_json
 
 router = APIRouter(tags=["compliance"], dependencies=[Depends(known_parameters)])
 
@@ -59,6 +61,7 @@ class ComplianceAnswer(Answer):
     summary: dict[str, int]
     seconds: float
     snapshot: SnapshotInfo
+    coverage: Coverage
 
 
 @router.post(
@@ -83,9 +86,11 @@ async def compliance(
         raise ApiError(Problem.INVALID_PARAMETER, detail, errors=[FieldError("uris", detail, "body", "/uris")])
     snapshot, _ = await snapshot_of(here, None)
     if body.export is not None:
+        tables = {POST}
         job = done(own_job(exports, principal(request), body.export, "export", "body"))
         results, counts = await here.query(request, lambda session: _of_export(session, exports, job), heavy=True)
     else:
+        tables = {table_of(uri.collection) for uri, _ in asked}
         found = await here.query(request, lambda session: _of_uris(session, here, asked), heavy=True)
         results = [{"uri": str(uri), "fate": fate, "as_of": moment} for uri, (fate, moment) in found]
         counts = summary([fate for _, fate in found])
@@ -94,6 +99,7 @@ async def compliance(
         "summary": counts,
         "seconds": round(time.monotonic() - started, 4),
         "snapshot": snapshot_json(snapshot),
+        "coverage": await asyncio.to_thread(coverage_json, snapshot, [*tables], None, None),
     }
     return json_answer(body_out)
 

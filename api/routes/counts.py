@@ -25,17 +25,27 @@ from api.aggregates import (
     run_groups,
     total_authors,
 )
-from api.answers import QUERY_PROBLEMS, Answer, Coverage, SinceInfo, SnapshotInfo, TotalRelation, json_answer
+from api.answers import (
+    QUERY_PROBLEMS,
+    TABLE_ANSWERS,
+    Answer,
+    Coverage,
+    SinceInfo,
+    SnapshotInfo,
+    TotalRelation,
+    json_answer,
+)
 from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import Clock, PostQuery
 from api.identifiers import POST
 from api.labels.service import labels_of
 from api.labels.sql import LabelColumn
+from api.negotiate import wanted_format
 from api.parameters import known_parameters
 from api.posts_query import Selection
 from api.rollups import LEAST_US, language_of
-from api.routes.common import Planned, coverage_of, plan_posts, run_posts
+from api.routes.common import Planned, coverage_of, plan_posts, rows_as_file, run_posts
 from api.services import Services, services
 from api.since import Since, posts_since
 from api.times import to_datetime, to_micros
@@ -99,13 +109,19 @@ def range_of(query: PostQuery, planned: Planned) -> tuple[int, int]:
 
 
 @router.get(
-    "/counts", operation_id="counts", summary="Count posts over time", response_model=Counts, responses=QUERY_PROBLEMS
+    "/counts",
+    operation_id="counts",
+    summary="Count posts over time",
+    response_model=Counts,
+    responses=QUERY_PROBLEMS | TABLE_ANSWERS,
 )
 async def counts(
     request: Request, query: Annotated[CountsQuery, Query()], here: Annotated[Services, Depends(services)]
 ) -> Response:
-    """Exact counts of the current posts that meet every filter, by minute, hour, day, week or month."""
+    """Exact counts of the current posts that meet every filter, by minute, hour, day, week or month. With `Accept: text/csv` (or
+    NDJSON, Parquet) the buckets come as a file."""
     started = time.monotonic()
+    form = wanted_format(request)
     planned = await plan_posts(request, here, query)
     if query.clock is Clock.CREATED and (query.start is None or query.end is None):
         raise bad_parameter("start", "give start and end when counting on the authors' clock, which can say any year")
@@ -138,6 +154,8 @@ async def counts(
         missing = await asyncio.to_thread(here.rollups.missing, planned.whole, query)
         heavy = sum(file.bytes for file in missing) > here.settings.heavy_bytes
     buckets, people = await run_posts(request, here, planned, work, reads_all=language is None, heavy=heavy)
+    if form is not None:
+        return await rows_as_file([bucket.json() for bucket in buckets], form, planned.about()["version"])
     body: dict[str, Any] = {
         "counts": [bucket.json() for bucket in buckets],
         "total": sum(bucket.count for bucket in buckets),
@@ -206,16 +224,22 @@ class Aggregate(Answer):
 
 
 @router.get(
-    "/aggregate", operation_id="aggregate", summary="Group posts", response_model=Aggregate, responses=QUERY_PROBLEMS
+    "/aggregate",
+    operation_id="aggregate",
+    summary="Group posts",
+    response_model=Aggregate,
+    responses=QUERY_PROBLEMS | TABLE_ANSWERS,
 )
 async def aggregate(
     request: Request, query: Annotated[AggregateQuery, Query()], here: Annotated[Services, Depends(services)]
 ) -> Response:
     """The posts that meet every filter, counted by language, hashtag, domain, author, time of day and more.
 
-    A post with several values (languages, hashtags, domains) counts once for each of them.
+    A post with several values (languages, hashtags, domains) counts once for each of them. With `Accept: text/csv` (or NDJSON,
+    Parquet) the groups come as a file.
     """
     started = time.monotonic()
+    form = wanted_format(request)
     if len(set(query.by)) != len(query.by):
         raise bad_parameter("by", "the two keys are the same: name one only")
     planned = await plan_posts(request, here, query)
@@ -235,6 +259,9 @@ async def aggregate(
         return run_groups(session, here.lake, plan)
 
     groups, total = await run_posts(request, here, planned, work, reads_all=True)
+    if form is not None:
+        told = {"X-Truncated": str(total > len(groups)).lower()}
+        return await rows_as_file(groups, form, planned.about()["version"], told)
     body: dict[str, Any] = {
         "groups": groups,
         "total_groups": total,

@@ -53,7 +53,7 @@ def own_job(exports: Exports, who: Principal, export_id: str, parameter: str = "
 
 def job_of_path(
     request: Request,
-    id: Annotated[str, Path(description="Id of an export.")],  # noqa: A002 - the path's name
+    id: Annotated[str, Path(description="Id of an export.", examples=["3f0c9a4be1d2475f8a6b7c8d9e0f1a2b"])],  # noqa: A002 - the path's name
     exports: HereExports,
 ) -> Job:
     """The caller's export that the path names; ApiError 404."""

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.access import charge_bytes
 from api.aggregates import Interval
-from api.answers import QUERY_PROBLEMS, Answer, Page, SnapshotInfo, json_answer, problem_answers
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, Page, SnapshotInfo, json_answer, problem_answers
 from api.columns import FieldNames, publish, to_json
 from api.cursors import MAX_CHARACTERS, query_digest
 from api.engagement import ENGAGEMENT, count_subjects
@@ -113,6 +113,7 @@ class PostAnswer(Answer):
     series: dict[str, list[Moments]] | None = None
     seconds: float
     snapshot: SnapshotInfo
+    coverage: Coverage = Field(description="Since the post was first seen.")
 
 
 @router.get(
@@ -162,6 +163,7 @@ async def post(
         "series": series,
         "seconds": round(time.monotonic() - started, 4),
         "snapshot": snapshot_json(snapshot),
+        "coverage": await asyncio.to_thread(coverage_json, snapshot, [POST], found.first_us, None),
     }
     return json_answer(body)
 

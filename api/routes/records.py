@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from api.access import charge_bytes
-from api.answers import QUERY_PROBLEMS, Answer, Page, SnapshotInfo, json_answer
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, Page, SnapshotInfo, json_answer
 from api.cursors import MAX_CHARACTERS, query_digest
 from api.engine import Session
 from api.filters import MAX_VALUES, ArrivalRange
@@ -153,6 +153,7 @@ class Collections(Answer):
     collections: list[CollectionInfo]
     seconds: float
     snapshot: SnapshotInfo
+    coverage: Coverage
 
 
 @router.get(
@@ -181,6 +182,12 @@ async def collections(
         lambda session: collections_of(session, here.lake, scans, query.start, query.end),
         heavy=size > here.settings.heavy_bytes,
     )
-    return json_answer(
-        {"collections": found, "seconds": round(time.monotonic() - started, 4), "snapshot": snapshot_json(snapshot)}
-    )
+    body = {
+        "collections": found,
+        "seconds": round(time.monotonic() - started, 4),
+        "snapshot": snapshot_json(snapshot),
+        "coverage": await asyncio.to_thread(
+            coverage_json, snapshot, [one.table for one in scans], query.start, query.end
+        ),
+    }
+    return json_answer(body)

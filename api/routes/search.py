@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from api.answers import QUERY_PROBLEMS, Page, json_answer, problem_answers
+from api.answers import QUERY_PROBLEMS, TABLE_ANSWERS, Page, json_answer
 from api.columns import FieldNames, publish, to_json
 from api.cursors import MAX_CHARACTERS
 from api.engine import Session
-from api.errors import Problem, bad_parameter
+from api.errors import bad_parameter
 from api.extras import EXTRA_FIELDS, page_extras
 from api.filters import PostQuery
 from api.identifiers import POST
@@ -107,9 +107,7 @@ class SearchQuery(PostQuery):
     operation_id="search",
     summary="Search posts",
     response_model=Page,
-    responses=QUERY_PROBLEMS
-    | problem_answers(Problem.NOT_ACCEPTABLE)
-    | {200: {"content": {media: {} for media in MEDIA_TYPES.values()}}},
+    responses=QUERY_PROBLEMS | TABLE_ANSWERS,
     dependencies=[Depends(known_parameters)],
 )
 async def search(

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 from starlette.responses import Response
 
-from api.answers import QUERY_PROBLEMS, Answer, SnapshotInfo, json_answer
+from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer
 from api.parameters import known_parameters
 from api.services import Services, services
-from api.snapshots import snapshot_json
+from api.snapshots import coverage_json, snapshot_json
 from api.times import format_time
 from lake.manifest import Snapshot
 
@@ -54,6 +54,7 @@ class Stats(Answer):
     lag_seconds: float | None = Field(description="Age of the newest event.")
     tables: list[TableStats]
     snapshot: SnapshotInfo
+    coverage: Coverage = Field(description="Of all tables, over all time.")
     lanes: dict[str, LaneStats]
     requests: int
     uptime_seconds: float
@@ -95,6 +96,7 @@ def lake_stats(snapshot: Snapshot) -> dict[str, Any]:
             for table, totals in tables
         ],
         "snapshot": snapshot_json(snapshot),
+        "coverage": coverage_json(snapshot, [table for table, _ in tables], None, None),
     }
 
 

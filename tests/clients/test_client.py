@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import typing
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -235,3 +236,16 @@ def test_values_become_text() -> None:
         ("fields", "x,y"),
         ("d", "2026-01-02T03:00:00Z"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "extra"),
+    [("to_arrow", "pyarrow", "arrow"), ("to_pandas", "pandas", "pandas"), ("to_polars", "polars", "polars")],
+)
+def test_a_missing_library_is_named_with_the_way_to_get_it(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, method: str, module: str, extra: str
+) -> None:
+    counts = explorer.counts(interval="day", start="2026-03-01", end="2026-03-02")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"pip install 'bluesky-post-explorer-client\[{extra}\]'"):
+        getattr(counts, method)()

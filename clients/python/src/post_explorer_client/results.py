@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,10 +139,18 @@ _TIMES = frozenset({"time", "received", "start"})
 """Columns that hold times of the service: always RFC 3339 in UTC. `created_at` is the author's text and stays text."""
 
 
-def to_arrow(rows: Sequence[Row]) -> pa.Table:
+def _extra(module: str, extra: str) -> Any:
+    """A library that only tables need; ImportError says how to install it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        wanted = f"bluesky-post-explorer-client[{extra}]"
+        raise ImportError(f"{module} is not installed: pip install '{wanted}'", name=module) from None
+
+
+def to_arrow(rows: Sequence[Row], extra: str = "arrow") -> pa.Table:
     """Rows as a pyarrow table; the service's times become timestamps in UTC."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    pa, pc = _extra("pyarrow", extra), _extra("pyarrow.compute", extra)
 
     if not rows:
         return pa.table({})
@@ -157,18 +166,17 @@ def to_arrow(rows: Sequence[Row]) -> pa.Table:
 
 def to_pandas(rows: Sequence[Row]) -> pd.DataFrame:
     """Rows as a pandas data frame."""
-    return to_arrow(rows).to_pandas()
+    _extra("pandas", "pandas")
+    frame: pd.DataFrame = to_arrow(rows, "pandas").to_pandas()
+    return frame
 
 
 def to_polars(rows: Sequence[Row]) -> pl.DataFrame:
     """Rows as a polars data frame."""
-    import polars as pl
-
-    if not rows:
-        return pl.DataFrame()
+    library = _extra("polars", "polars")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    frame = pl.DataFrame(
+    frame: pl.DataFrame = library.DataFrame(
         {name: [row.get(name) for row in rows] for name in names}, infer_schema_length=None, strict=False
     )
-    times = [name for name in names if name in _TIMES and frame.schema[name] == pl.String]
-    return frame.with_columns(pl.col(name).str.to_datetime(time_unit="us", time_zone="UTC") for name in times)
+    times = [name for name in names if name in _TIMES and frame.schema[name] == library.String]
+    return frame.with_columns(library.col(name).str.to_datetime(time_unit="us", time_zone="UTC") for name in times)
