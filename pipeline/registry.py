@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 from fastavro.schema import SchemaParseException, to_parsing_canonical_form
 
-from pipeline.registry_settings import RegistrySettings as RegistrySettings
+from pipeline.registry_settings import RegistrySettings
 from schemas.avro_schemas import AvroSchema, released, schema_by_fingerprint
 from schemas.errors import ExplorerError
 from schemas.framing import SchemaRef

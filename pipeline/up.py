@@ -10,7 +10,6 @@ import contextlib
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from pipeline import display
 from pipeline.errors import SupervisionError
 from pipeline.kafka import KafkaSettings, check_reachable, make_admin
 from pipeline.local_broker import LocalBroker
+from pipeline.overview import Overview
 from pipeline.ports import Ports, choose_ports, free_port, port_is_free
 from pipeline.services import ONLY_WRITER, STOP_ORDER
 from pipeline.settings import Loaded, Settings
@@ -38,8 +38,6 @@ from schemas.errors import ExplorerError
 PROBLEM_KEYS = {"producer": "problem", "writer": "holding"}
 _POLL_SECONDS = 0.2
 _REFRESH_SECONDS = 1.0
-# Longer than the time between two commits, so that the rate does not jump between nothing and too much.
-_RATE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,6 @@ class Up:
         self._loaded = loaded
         self._ports = Ports({}, {}, ())
         self._environment: dict[str, str] = {}
-        self._committed: deque[tuple[float, int]] = deque()
         self._problems: dict[str, str] = {}
         self._manifest: Manifest | None = None
         self._started = time.monotonic()
@@ -247,6 +244,7 @@ class Up:
 
     def _watch(self, supervisor: Supervisor) -> None:
         interactive = self.console.is_terminal
+        overview = Overview(self._profile, supervisor, self.manifest, self.status, self._urls, self.options.duration)
         next_line = 0.0
         with contextlib.ExitStack() as stack:
             if interactive:
@@ -265,55 +263,11 @@ class Up:
                     continue
                 if self._live is not None:
                     next_line = now + _REFRESH_SECONDS
-                    self._live.update(display.block(self.view(supervisor)))
+                    self._live.update(display.block(overview.view()))
                 else:
                     next_line = now + self.settings.supervisor.plain_interval_seconds
-                    self.console.print(display.plain_line(self.view(supervisor)), highlight=False, soft_wrap=True)
+                    self.console.print(display.plain_line(overview.view()), highlight=False, soft_wrap=True)
         self._live = None
-
-    def view(self, supervisor: Supervisor) -> display.View:
-        """Everything one refresh of the display shows."""
-        elapsed = time.monotonic() - self._started
-        duration = self.options.duration
-        lake = self._lake_view()
-        if lake is not None:
-            self._committed.append((time.monotonic(), lake.rows))
-        while len(self._committed) > 2 and self._committed[-1][0] - self._committed[1][0] > _RATE_SECONDS:
-            self._committed.popleft()
-        rate = None
-        if len(self._committed) > 1:
-            (first, rows), (last, more) = self._committed[0], self._committed[-1]
-            rate = max(more - rows, 0) / max(last - first, 1e-9)
-        return display.View(
-            title=f"post-explorer ({self._profile})",
-            now=time.time(),
-            elapsed=elapsed,
-            remaining=None if duration is None else max(duration - elapsed, 0.0),
-            processes=[
-                display.ProcessView(name, supervisor.pid(name), supervisor.restarts(name), self.status(name))
-                for name in supervisor.names()
-            ],
-            lake=lake,
-            committed_per_second=rate,
-            urls=self._urls(),
-        )
-
-    def _lake_view(self) -> display.LakeView | None:
-        manifest = self.manifest()
-        if manifest is None:
-            return None
-        try:
-            snapshot = manifest.snapshot()
-            totals = [snapshot.totals(table) for table in snapshot.tables()]
-        except LakeError:
-            return None
-        return display.LakeView(
-            snapshot.version,
-            sum(total.rows for total in totals),
-            sum(total.bytes for total in totals),
-            sum(total.files for total in totals),
-            len(totals),
-        )
 
     def _urls(self) -> dict[str, str]:
         urls = {"page": f"{self.api_url}/", "API docs": f"{self.api_url}/docs", "Kafka": self.bootstrap}
