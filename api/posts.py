@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -99,23 +100,22 @@ def engagement_series(
     return series
 
 
-def thread_tree(posts: list[dict[str, Any]], root: str) -> list[dict[str, Any]]:
-    """Give each post of a thread its depth: 0 for the root, null when a post between is not among them."""
-    depths: dict[str, int | None] = {root: 0}
+def thread_depths(posts: Iterable[Mapping[str, Any]], root: str) -> dict[str, int | None]:
+    """How many replies lie between the root (0) and each post of a thread; None where a post between is not among `posts`, and
+    for posts that name each other in a circle. `posts` have `uri` and `reply_parent_uri`."""
     parents = {post["uri"]: post["reply_parent_uri"] for post in posts}
-
-    def depth(uri: str) -> int | None:
-        trail = []
-        while uri not in depths and uri in parents and uri not in trail:
-            trail.append(uri)
-            uri = parents[uri] or ""
-        known = depths.get(uri)
+    depths: dict[str, int | None] = {root: 0}
+    for post in parents:
+        trail: dict[str, None] = {}
+        uri: str | None = post
+        while uri is not None and uri not in depths and uri in parents and uri not in trail:
+            trail[uri] = None
+            uri = parents[uri]
+        known = depths.get(uri) if uri is not None else None
         for step in reversed(trail):
             known = None if known is None else known + 1
             depths[step] = known
-        return depths.get(trail[0] if trail else uri)
-
-    return [post | {"depth": depth(post["uri"])} for post in posts]
+    return depths
 
 
 def key_table(uri: RecordUri) -> pa.Table:

@@ -92,14 +92,19 @@ class LabPage(Answer):
     coverage: Coverage
 
 
+def _given(text: str | None) -> str | None:
+    """A form that was left empty sends an empty text."""
+    return text.strip() or None if text is not None else None
+
+
 def to_post_query(query: LabQuery) -> PostQuery:
     """The same query in the words of /v1/search; ApiError 422 names the lab's parameter."""
     values: dict[str, Any] = {"exact": query.exact}
-    if query.text is not None:
-        values["text"] = query.text.replace("%", "*")
-    if query.username is not None:
-        values["author"] = [query.username]
-    for name, text in (("start", query.start), ("end", query.end)):
+    if (words := _given(query.text)) is not None:
+        values["text"] = words.replace("%", "*")
+    if (username := _given(query.username)) is not None:
+        values["author"] = [username]
+    for name, text in (("start", _given(query.start)), ("end", _given(query.end))):
         if text is None:
             continue
         try:
@@ -107,8 +112,8 @@ def to_post_query(query: LabQuery) -> PostQuery:
         except ValueError as error:
             raise bad_parameter(name, str(error)) from None
         values[name] = moment + (_DAY_US if name == "end" and _DATE.fullmatch(text.strip()) else 0)
-    if query.feature_filters is not None:
-        values = _features(query.feature_filters) | values
+    if (features := _given(query.feature_filters)) is not None:
+        values = _features(features) | values
     try:
         return PostQuery.model_validate(values)
     except ValidationError as error:

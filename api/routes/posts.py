@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -22,7 +23,7 @@ from api.filters import PostFilters
 from api.handles import resolve
 from api.identifiers import POST, RecordUri, is_did, parse_record_uri
 from api.parameters import known_parameters
-from api.posts import FoundPost, engagement_series, find_post, key_table, thread_tree
+from api.posts import FoundPost, engagement_series, find_post, key_table, thread_depths
 from api.posts_query import Selection
 from api.routes.common import chosen_fields, decode_cursor, next_link, page_meta, snapshot_of
 from api.routes.search import DEFAULT_FIELDS
@@ -181,6 +182,8 @@ class ThreadQuery(BaseModel):
 
 
 _TREE_FIELDS: Final = ("uri", "reply_parent_uri")
+_TREE_POSTS: Final = 50_000
+"""Posts from the beginning of a thread among which depths are looked up for its later pages."""
 
 
 @router.get(
@@ -195,7 +198,7 @@ async def thread(
 ) -> Response:
     """The post, if it stands, and every current post that names it as the root of its thread, oldest first.
 
-    `depth` is 0 for the root; null when a post between has not been seen, is gone, or is on an earlier page.
+    `depth` is 0 for the root; null when a post between has not been seen or is gone.
     """
     started = time.monotonic()
     wanted = post_uri(uri)
@@ -207,14 +210,22 @@ async def thread(
     charge_bytes(request, posts.bytes)
     limit = min(query.limit or here.settings.page_default, here.settings.page_max)
 
-    def work(session: Session) -> tuple[RecordUri, FoundPage]:
+    def work(session: Session) -> tuple[RecordUri, FoundPage, list[dict[str, Any]]]:
         resolved = with_did(session, here, snapshot, wanted)
         selection = Selection(PostFilters.model_construct(thread=resolved))
         plan = SearchPlan(posts, selection, Sort.OLDEST, fields, limit, cursor, here.settings.page_seconds)
-        return resolved, run_search(session, here.lake, plan)
+        page = run_search(session, here.lake, plan)
+        before: list[dict[str, Any]] = []
+        if cursor is not None:
+            # The depth of a reply depends on posts of earlier pages.
+            tree = replace(plan, fields=_TREE_FIELDS, limit=_TREE_POSTS, cursor=None)
+            before = to_json(publish(POST, run_search(session, here.lake, tree).rows, _TREE_FIELDS))
+        return resolved, page, before
 
-    resolved, page = await here.query(request, work, heavy=posts.bytes > here.settings.heavy_bytes)
-    rows = thread_tree(to_json(publish(POST, page.rows, fields)), str(resolved))
+    resolved, page, before = await here.query(request, work, heavy=posts.bytes > here.settings.heavy_bytes)
+    found = to_json(publish(POST, page.rows, fields))
+    depths = await asyncio.to_thread(thread_depths, [*before, *found], str(resolved))
+    rows = [row | {"depth": depths[row["uri"]]} for row in found]
     following = here.cursors.encode(page.next, digest) if page.next is not None else None
     link = next_link(request, following)
     body = {

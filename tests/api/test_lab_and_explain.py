@@ -47,6 +47,9 @@ def test_the_lab_contract(builder: LakeBuilder, client: httpx.Client) -> None:
     assert own["meta"]["count"] == len([n for n in range(130) if n % 2 == 0 and n % 3 == 0])
     assert client.get("/search", params={"text": "clim", "exact": "true"}).json()["meta"]["count"] == 0
 
+    empty = {"text": "", "username": " ", "start": "", "end": "", "exact": "false", "feature_filters": ""}
+    assert client.get("/search", params=empty | {"limit": 1000}).json()["meta"]["count"] == 130, "an empty form"
+
     text = client.get("/export", params={"text": "climate", "start": "2026-03-02"})
     assert text.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(text.text)))

@@ -106,6 +106,30 @@ def test_a_thread_has_depths(builder: LakeBuilder, client: httpx.Client) -> None
     assert [row["text"] for row in page["results"] + rest["results"]] == ["root", "a", "b", "orphan", "c"]
 
 
+def test_depths_of_deep_and_circular_threads(builder: LakeBuilder, client: httpx.Client) -> None:
+    root = builder.post(did(1), "root")
+    parent = root["uri"]
+    for number in range(1, 1301):
+        builder.tick(0.5)
+        parent = builder.post(did(2), f"level {number}", reply_root_uri=root["uri"], reply_parent_uri=parent)["uri"]
+    builder.tick(5)
+    rkeys = [f"circle{number}" for number in range(3)]
+    for number, rkey in enumerate(rkeys):
+        named = f"at://{did(3)}/{POST}/{rkeys[(number + 1) % 3]}"
+        builder.post(did(3), rkey, rkey=rkey, reply_root_uri=root["uri"], reply_parent_uri=named)
+    own = f"at://{did(4)}/{POST}/myself"
+    builder.post(did(4), "myself", rkey="myself", reply_root_uri=root["uri"], reply_parent_uri=own)
+    builder.commit()
+    depths, url = {}, f"/v1/threads/{root['uri']}?limit=400"
+    while url:
+        page = client.get(url).json()
+        depths |= {row["text"]: row["depth"] for row in page["results"]}
+        url = page["meta"]["next"]
+    assert depths == {"root": 0} | {f"level {number}": number for number in range(1, 1301)} | dict.fromkeys(
+        [*rkeys, "myself"]
+    )
+
+
 def test_records_of_any_collection_and_their_log(builder: LakeBuilder, client: httpx.Client) -> None:
     other = "fm.teal.alpha.feed.play"
     value = {"$type": other, "track": "x", "n": [1, 2.5, None]}

@@ -522,11 +522,18 @@ def test_api7_the_query_engine_itself_cannot_reach_out(tmp_path: Path) -> None:
         folder.mkdir()
     (tmp_path / "outside.txt").write_text("secret")
     (lake / "link.txt").symlink_to(tmp_path / "outside.txt")
-    engine = Engine([lake], threads=1, memory_mb=256, spill_mb=16, spill_dir=state / "spill")
+    for name in ("keys.sqlite", "cursor.key"):
+        (state / name).write_text("secret")
+    engine = Engine([lake, state / "labels", state / "exports"], threads=1, memory_mb=256, spill_mb=16, spill_dir=state / "spill")
     try:
         with engine.session() as session:
             for statement in (
                 "SELECT * FROM read_text('/etc/passwd')",
+                f"SELECT * FROM read_text('{state}/keys.sqlite')",
+                f"SELECT * FROM read_blob('{state}/cursor.key')",
+                f"SELECT * FROM read_text('{state}/exports/../keys.sqlite')",
+                f"SELECT * FROM glob('{state}/*')",
+                f"ATTACH '{state}/keys.sqlite' (TYPE sqlite)",
                 f"SELECT * FROM read_text('{lake}/../outside.txt')",
                 f"SELECT * FROM read_text('{lake}/link.txt')",
                 "SELECT * FROM read_csv('http://127.0.0.1:9/x.csv')",
