@@ -23,6 +23,8 @@ from schemas.framing import split
 from schemas.topics import DEAD_LETTER, TOPICS
 
 _SHOWN_BYTES = 100
+_SAME_IN_ALL = b'{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#'
+"""How nearly every v2 frame begins; an excerpt says more without it."""
 _FLUSH_SECONDS = 30.0
 
 
@@ -106,8 +108,19 @@ def list_command(reason: str | None, stage: str | None, since: int | None, limit
         if as_json:
             click.echo(json.dumps(stored.facts(), ensure_ascii=False))
         else:
-            raw = letter.raw[:_SHOWN_BYTES].decode("utf-8", "backslashreplace").replace("\n", "\\n")
-            click.echo(f"{stored.name:<8} {show_time(letter.received_us)} {letter.reason}: {letter.detail}  | {raw}")
+            raw = letter.raw.removeprefix(_SAME_IN_ALL)[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
+            where = (
+                f"seq {letter.seq}"
+                if letter.seq is not None
+                else f"offset {letter.offset}"
+                if letter.topic
+                else "no seq"
+            )
+            excerpt = raw.replace("\n", "\\n").replace("\r", "\\r")
+            click.echo(
+                f"{stored.name:<8} {show_time(letter.received_us)} {letter.reason}: {letter.detail}"
+                f"  ({letter.topic or letter.source_host or 'unknown source'}, {where})  | {excerpt}"
+            )
     summary = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     click.echo(f"{counts.total()} dead letters" + (f": {summary}" if summary else ""), err=as_json)
 

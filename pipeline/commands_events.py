@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import click
 
@@ -10,6 +11,9 @@ from pipeline import services
 from pipeline.frames import FRAMES, Row, Wanted, rows_of_lake, rows_of_topics
 from pipeline.options import INSTANT
 from pipeline.settings import load
+
+_ONE_LINE: Final = str.maketrans({"\n": " ", "\r": " ", "\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
+"""What would break a line for one reader or another: the first two can only stand between tokens, the others only in strings."""
 
 
 @click.command()
@@ -68,8 +72,7 @@ def events(
         if frame is None:
             unsent += 1
             continue
-        # Between the tokens of a text that is kept as it came a line break is white space; inside a string it cannot be.
-        click.echo(frame.replace("\n", " ").replace("\r", " "))
+        click.echo(frame.translate(_ONE_LINE))
         printed += 1
         if printed == limit:
             break

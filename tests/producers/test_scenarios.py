@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline.kafka import KafkaSettings
+from producers.errors import SourceSettingsError
 from schemas.identity import Identity, row_identity
 from simulator.scenarios import SCENARIOS, Point
-from tests.producers.harness import Broker, running, wait_for
+from tests.producers.harness import Broker, Running, running, wait_for
 from tests.producers.source import Source, event_identity
 
 EVENTS = 1_500
@@ -24,6 +25,7 @@ EVERY = {Point.EVENT: 40, Point.FRAME: 500, Point.UPGRADE: 1}
 LOST_AT_THE_SOURCE = {"raise-floor", "seq-reset", "seq-reuse"}
 """After these the server itself no longer has what it had sent or was about to send."""
 SEPARATELY = {"rate", "v1-without-cursor", "refuse-400", "refuse-401", "refuse-too-old"}
+"""They end otherwise than in the same set of events; each has a test of its own below."""
 
 
 @pytest.fixture
@@ -134,6 +136,54 @@ def test_trouble_at_the_upgrade(still: tuple[Source, str], broker: Broker, name:
     source.arm(name, off=1)
     assert source.fired()[name]
     assert {row_identity(row) for row in rows} == want
+
+
+@pytest.mark.parametrize("name", ["refuse-400", "refuse-401"])
+def test_a_refusal_for_good_ends_with_an_instruction(still: tuple[Source, str], broker: Broker, name: str) -> None:
+    source, url = still
+    arm(source, name)
+    service, _ = broker.producer(url, QUICK)
+    thread = Running(service)
+    try:
+        wait_for(lambda: thread.ended, "the refusal")
+    finally:
+        source.arm(name, off=1)
+        thread.stop.set()
+    with pytest.raises(SourceSettingsError, match=name.removeprefix("refuse-")) as ended:
+        thread.join()
+    assert ended.value.exit_code == 2
+    assert "EXPLORER_SOURCE_HOSTS" in ended.value.remedy
+
+
+def test_a_cursor_called_too_old_is_resumed_by_time_and_loses_nothing(
+    still: tuple[Source, str], broker: Broker
+) -> None:
+    """The server forgets numbers, not events: nothing is missing afterwards, so no gap is recorded."""
+    source, url = still
+    want = expected(source, "v2")
+    assert {row_identity(row) for row in capture(source, url, broker, want, {})} == want
+    before = source.fired()["refuse-too-old"]
+    arm(source, "refuse-too-old", count=1)
+    service, reports = broker.producer(url, QUICK)
+    with running(service):
+        wait_for(lambda: bool(reports) and int(str(reports[-1]["enqueued"])) > 0, "events read again")
+    assert source.fired()["refuse-too-old"] == before + 1
+    assert broker.identities() == want
+    assert broker.gaps() == []
+
+
+def test_another_rate_in_the_middle(tmp_path: Path, broker: Broker) -> None:
+    source = Source(tmp_path, max_events=4 * EVENTS, rate=200)
+    with source.serve() as url:
+        service, reports = broker.producer(url, QUICK)
+        with running(service):
+            wait_for(lambda: bool(reports) and int(str(reports[-1]["enqueued"])) > 100, "a start")
+            source.arm("rate", amount=20_000)
+            wait_for(lambda: source.ledger.total() >= 4 * EVENTS, "the simulator")
+            want = expected(source, "v2")
+            wait_for(lambda: want <= broker.identities(), "the events of the ledger", 40.0)
+        assert source.fired()["rate"] == 1
+    assert broker.identities() == want
 
 
 @pytest.mark.parametrize("wire", ["v1", "v2"])
