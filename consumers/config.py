@@ -33,7 +33,7 @@ class WriterConfig(_Settings):
     batch_age_seconds: float = Field(
         5.0, gt=0.0, le=60.0, description="Commit at the latest this long after the first message of a batch arrived."
     )
-    poll_messages: int = Field(20_000, ge=1, le=1_000_000, description="Most messages taken from the client at once.")
+    poll_messages: int = Field(2_000, ge=1, le=1_000_000, description="Most messages taken from the client at once.")
     poll_timeout_seconds: float = Field(
         0.25, gt=0.0, le=5.0, description="Longest wait for messages; also how fast a stop is noticed."
     )

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from consumers.layouts import fields_of, read_alike
 from schemas.avro_schemas import AvroSchema, schema_by_fingerprint
 from schemas.errors import BadRecord, DeadLetterReason
 from schemas.framing import (
@@ -86,18 +87,18 @@ class BadMessage:
 
 @dataclass(slots=True)
 class Decoded:
-    """The readable messages of a topic, one frame per writer's schema, and the others.
+    """The readable messages of a topic, as frames of one writer's schema each, and the others.
 
-    Each frame has the schema's Avro fields plus `kafka_partition` (Int32) and `kafka_offset` (Int64).
+    Each frame has the schema's Avro fields plus `kafka_partition` (int32) and `kafka_offset` (int64).
     """
 
-    frames: list[pl.DataFrame] = field(default_factory=list)
+    frames: list[pl.DataFrame | pa.Table] = field(default_factory=list)
     bad: list[BadMessage] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         """Readable messages."""
-        return sum(frame.height for frame in self.frames)
+        return sum(len(frame) for frame in self.frames)
 
 
 def released_schemas(reference: SchemaRef) -> AvroSchema | None:
@@ -108,7 +109,7 @@ def released_schemas(reference: SchemaRef) -> AvroSchema | None:
 def decode(records: TopicRecords, schema_name: str, lookup: SchemaLookup = released_schemas) -> Decoded:
     """Decode the messages of one topic whose released schema is called `schema_name`.
 
-    Never raises for a bad message: it is in `Decoded.bad`. Rows keep the order of arrival within one schema.
+    Never raises for a bad message: it is in `Decoded.bad`. Rows keep the order of arrival within one frame.
     """
     decoded = Decoded()
     if _decode_uniform(records, schema_name, lookup, decoded):
@@ -135,11 +136,29 @@ def _decode_uniform(records: TopicRecords, schema_name: str, lookup: SchemaLooku
     if schema is None or schema.name != schema_name:
         return False
     header = (records.values[0] or b"")[: -len(body)] if body else records.values[0] or b""
-    frame = body_codec(schema).many(records.values, pa.array(records.keys, pa.large_binary()), header)
-    if frame is None:
-        return False
-    _keep(records, frame, np.arange(len(records)), decoded)
+    codec = body_codec(schema)
+    alike = list(read_alike(records.values, records.keys, header, codec.fields))
+    rest = _others(len(records), alike)
+    if len(rest):
+        if not alike:
+            values, keys = records.values, records.keys
+        else:
+            values, keys = [records.values[i] for i in rest], [records.keys[i] for i in rest]
+        frame = codec.many(values, pa.array(keys, pa.large_binary()), header)
+        if frame is None:
+            return False
+        _keep(records, frame, rest, decoded)
+    for places, rows in alike:
+        _keep(records, rows, places, decoded)
     return True
+
+
+def _others(count: int, alike: Sequence[tuple[NDArray[np.int64], pa.Table]]) -> NDArray[np.int64]:
+    """The places below `count` that are in none of `alike`."""
+    left = np.ones(count, np.bool_)
+    for places, _ in alike:
+        left[places] = False
+    return np.flatnonzero(left)
 
 
 def _by_framing(records: TopicRecords, decoded: Decoded) -> Iterator[tuple[SchemaRef, NDArray[np.int64]]]:
@@ -189,6 +208,7 @@ class BodyCodec:
 
     def __init__(self, schema: AvroSchema) -> None:
         self._parsed = schema.parsed
+        self.fields = fields_of(schema.parsed)
         declared = json.loads(schema.text)
         # Both headers read as Avro: their first bytes are a variable-length long, what names the schema is a float.
         self._framed_heads = {
@@ -308,20 +328,26 @@ def _decode_leaf(
         frames.append(pl.from_dicts(rows, schema=codec.frame_schema))
 
 
-def _keep(records: TopicRecords, frame: pl.DataFrame, kept: NDArray[np.int64], decoded: Decoded) -> None:
+def _keep(records: TopicRecords, frame: pl.DataFrame | pa.Table, kept: NDArray[np.int64], decoded: Decoded) -> None:
     """Add decoded rows, made of the messages at `kept`, with their provenance; impossible times are set aside."""
-    frame = frame.with_columns(
-        pl.Series("kafka_partition", records.partitions[kept], pl.Int32),
-        pl.Series("kafka_offset", records.offsets[kept], pl.Int64),
-    )
-    usable = ((frame["time_us"] >= 0) & (frame["time_us"] < MAX_TIME_US)).to_numpy()
+    partitions, offsets = records.partitions[kept], records.offsets[kept]
+    if isinstance(frame, pa.Table):
+        frame = frame.append_column("kafka_partition", pa.array(partitions)).append_column(
+            "kafka_offset", pa.array(offsets)
+        )
+    else:
+        frame = frame.with_columns(
+            pl.Series("kafka_partition", partitions, pl.Int32), pl.Series("kafka_offset", offsets, pl.Int64)
+        )
+    times = np.asarray(frame["time_us"])
+    usable = (times >= 0) & (times < MAX_TIME_US)
     if usable.all():
         decoded.frames.append(frame)
         return
     for position in np.flatnonzero(~usable):
-        detail = f"time_us {frame['time_us'][int(position)]} lies outside the years 1970 to 9999"
+        detail = f"time_us {int(times[position])} lies outside the years 1970 to 9999"
         decoded.bad.append(bad_message(records, int(kept[position]), DeadLetterReason.BAD_TIME, detail))
-    decoded.frames.append(frame.filter(pl.Series(usable)))
+    decoded.frames.append(frame.filter(pa.array(usable) if isinstance(frame, pa.Table) else pl.Series(usable)))
 
 
 def _long(value: int) -> bytes:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 from opentelemetry import trace
 
@@ -86,9 +87,9 @@ def _read_topic(records: TopicRecords, lookup: SchemaLookup, read: Read) -> None
             f" this with the offsets from {int(records.offsets.min())} to {int(records.offsets.max())}.",
         )
     read.bad += decoded.bad
-    frames = [frame for frame in decoded.frames if frame.height]
+    frames = [frame for frame in decoded.frames if len(frame)]
     if frames:
-        read.newest_us = max(read.newest_us, *(int(frame["time_us"].max()) for frame in frames))  # type: ignore[arg-type]
+        read.newest_us = max(read.newest_us, *(int(np.asarray(frame["time_us"]).max()) for frame in frames))
         rows = pa.concat_tables([to_lake(topic.table, frame) for frame in frames])
         read.topics.append(TopicRows(records.topic, topic.table, rows))
 

@@ -280,7 +280,7 @@ def _stage_from_broker(
 def _rows_of(records: TopicRecords, table: str, lookup: SchemaLookup) -> tuple[pa.Table, dict[int, int]]:
     """Lake rows of the readable messages, and how many of the others belong to each hour."""
     decoded = decode(records, TOPICS[records.topic].schema, lookup)
-    frames = [to_lake(table, frame) for frame in decoded.frames if frame.height]
+    frames = [to_lake(table, frame) for frame in decoded.frames if len(frame)]
     bad = hours_of_bad(decoded.bad, time.time_ns() // 1000)
     return (
         pa.concat_tables([lake_schema(table).empty_table(), *frames]),

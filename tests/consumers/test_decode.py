@@ -8,6 +8,8 @@ from typing import Any
 
 import fastavro
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,7 +66,8 @@ def records(values: list[bytes | None], keys: list[bytes | None], topic: str = T
 
 
 def rows_of(decoded: Decoded) -> dict[int, dict[str, Any]]:
-    return {row["kafka_offset"]: row for frame in decoded.frames for row in frame.to_dicts()}
+    frames = [pl.from_arrow(frame) if isinstance(frame, pa.Table) else frame for frame in decoded.frames]
+    return {row["kafka_offset"]: row for frame in frames for row in frame.to_dicts()}
 
 
 @pytest.mark.parametrize("name", sorted(EVENT_FIELDS))

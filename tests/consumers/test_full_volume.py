@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -147,8 +148,7 @@ def test_a_replay_goes_on_when_there_is_room(volume: Volume, store: LakeStore, m
     commit(store, manifest, made)
     plan = plan_replay(manifest, LIKE, START_US, START_US + HOUR_US)
     found = records(plan.topic, made)
-    (frame,) = decode(found, LIKE).frames
-    rows = to_lake(LIKE, frame)
+    rows = pa.concat_tables([to_lake(LIKE, frame) for frame in decode(found, LIKE).frames])
     staging, tally = Staging(store, plan), DeadLetterTally(store.root, plan.id)
     if volume.real:
         volume.fill()
