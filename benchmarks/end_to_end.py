@@ -1,5 +1,7 @@
 """Socket to committed Parquet: simulator, broker, producer and writer as processes of this machine, a whole history at full speed.
 
+The rate counts from the first event sent to the last committed; the start of producer and writer before it is told apart.
+
 The simulator's history is made before the clock starts; from then on all processes share the cores, the simulator's sending
 included, which a real host would do elsewhere.
 """
@@ -33,8 +35,14 @@ def cpu_seconds(stack: Stack) -> dict[str, tuple[float, int]]:
     return used
 
 
+def settled(stack: Stack) -> bool:
+    """Whether the reports, which are a second old, say what the manifest says."""
+    writer = stack.report("writer")
+    return bool(writer.get("rows") == stack.committed_rows() and stack.report("producer").get("acknowledged"))
+
+
 def main() -> int:
-    """Print events/s from the first connection to the last commit, and what each process used."""
+    """Print events/s from the first event sent to the last commit, what became of all events, and what each process used."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_200_000, help="events in the simulator's history")
     parser.add_argument("--limit", type=int, default=600, help="seconds to wait for the last commit")
@@ -61,29 +69,39 @@ def main() -> int:
         before = cpu_seconds(stack)
         started = time.monotonic()
         stack.start("writer", "producer")
-        seen, rows, first = started, 0, None
+        stack.until(lambda: (stack.simulator() or {}).get("sent", 0), "the first event is sent")
+        sending = time.monotonic()
+        print(f"producer and writer started, first event sent after {sending - started:.1f} s")
+        seen, rows, first = sending, 0, None
         while not stack.drained():
             if time.monotonic() - started > options.limit:
                 print(f"not drained after {options.limit} s\n{stack.explain()}", file=sys.stderr)
                 return 1
-            stack.supervisor.poll()
-            time.sleep(0.25)
+            stack.tick()
+            if first is None and stack.committed_rows():
+                first = time.monotonic() - sending
             if time.monotonic() - seen >= 2:
                 total = stack.committed_rows()
                 print(
-                    f"  {time.monotonic() - started:6.1f} s  {total:>10,} rows"
+                    f"  {time.monotonic() - sending:6.1f} s  {total:>10,} rows"
                     f"  {(total - rows) / (time.monotonic() - seen):>9,.0f}/s"
                 )
                 seen, rows = time.monotonic(), total
-            if first is None and stack.committed_rows():
-                first = time.monotonic() - started
-        elapsed = time.monotonic() - started
+        elapsed = time.monotonic() - sending
         after = cpu_seconds(stack)
+        stack.until(lambda: settled(stack), "the last reports", seconds=30)
         rows = stack.committed_rows()
+        producer, writer = stack.report("producer"), stack.report("writer")
+        dead = producer["dead_letters"] + writer["dead_letters"]
+        accounted = rows + dead + writer["duplicates"]
         size = sum(path.stat().st_size for path in stack.lake.rglob("*.parquet"))
         print(
-            f"{rows:,} rows of {generated:,} events committed in {elapsed:.1f} s:"
-            f" {rows / elapsed:,.0f} events/s (first after {first or 0:.1f} s)"
+            f"{rows:,} rows committed in {elapsed:.1f} s: {generated / elapsed:,.0f} events/s"
+            f" (first commit after {first or 0:.1f} s)"
+        )
+        print(
+            f"{rows:,} rows + {dead:,} dead letters + {writer['duplicates']:,} duplicates = {accounted:,}"
+            f" of {generated:,} events: {'closes' if accounted == generated else 'DOES NOT CLOSE'}"
         )
         print(f"{size / max(rows, 1):.1f} bytes per event on disk before rolling; {os.cpu_count()} cores")
         for name, (cpu, memory) in after.items():
@@ -92,7 +110,7 @@ def main() -> int:
                 f"  {name:<10} {spent:6.1f} CPU s  {rows / spent if spent else 0:>10,.0f} events per CPU s"
                 f"  {memory / 2**20:6.0f} MiB"
             )
-        return 0
+        return int(accounted != generated)
     finally:
         stack.stop()
 

@@ -47,6 +47,7 @@ def main(options: dict[str, Any]) -> None:
         commit_every=options["batch_rows"],
         commit_interval=3600,
         loglevel="ERROR",
+        state_dir=options["state"],
     )
     schema = json.loads(Path(options["schema"]).read_text())
     topic = app.topic(options["topic"], value_deserializer=SingleObject(schema=schema))

@@ -1,8 +1,10 @@
-"""Producer speed on one core: frame to enqueued record, without and with the socket. Toward 100,000 and 50,000 events/s.
+"""Producer speed: frame to enqueued record, without and with the socket. Toward 100,000 and 50,000 events/s on one core.
 
 Run: `python benchmarks/producer.py [--events N] [--wire v1|v2] [--bootstrap HOST:PORT]`. Frames come from the simulator's generator
-(seeded). Without --bootstrap the records go to librdkafka's in-process mock broker, whose work is part of the figure; with it
-to a real one. The process is pinned to one core, the server of the socket to another where there is one.
+(seeded). Without --bootstrap the records go to librdkafka's mock broker in another process; with it to a real one. The producer
+with all its threads is pinned to one core; broker and the server of the socket, processes of their own, to another where there
+is one. CPU time is told apart: the producer's own thread, which decodes, encodes and enqueues, and the client library's threads,
+which compress and send. "Per core" counts both.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,29 +49,74 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--wire", choices=sorted(WIRES), default="v2")
     parser.add_argument("--bootstrap", default=None)
     parser.add_argument("--serve", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--broker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve is not None:
         serve(options.serve)
+        return
+    if options.broker:
+        broker()
         return
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[0]})
     frames = make_frames(options.events, options.wire)
     size = sum(map(len, frames)) / len(frames)
-    broker = options.bootstrap or "librdkafka mock, in process"
     print(f"inputs: {len(frames):,} frames of wire {options.wire}, mean {size:.0f} bytes, simulator seed 1")
     print(
-        f"        broker {broker}; Python {platform.python_version()}, one core of {os.cpu_count()} ({platform.machine()})"
+        f"        broker {options.bootstrap or 'librdkafka mock, another process'}; Python {platform.python_version()},"
+        f" producer pinned to core {cores[0]} of {os.cpu_count()} ({platform.machine()}), others to core {cores[-1]}"
     )
     print(f"decode                              {decode_only(frames, options.wire):>10,.0f} events/s")
     print(f"decode + encode                     {decode_encode(frames, options.wire):>10,.0f} events/s")
-    wall, cpu = without_socket(frames, options.wire, options.bootstrap)
-    print(
-        f"frame -> enqueued, without socket   {wall:>10,.0f} events/s ({cpu:,.0f} per CPU second, client threads included)"
+    with broker_address(options.bootstrap, cores[-1]) as address:
+        print(f"{'frame -> enqueued, without socket':<36}{without_socket(frames, options.wire, address)}")
+        print(f"{'frame -> enqueued, through a socket':<36}{with_socket(frames, options.wire, address, cores[-1])}")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What handing over `events` took: seconds of the clock until the last was enqueued, CPU of the own thread until then, and
+    CPU of the client library's threads until all was acknowledged."""
+
+    events: int
+    wall: float
+    own: float
+    client: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.events / (self.own + self.client):>10,.0f} events/s per core;"
+            f" own thread {self.own / self.events * 1e6:.2f} us, client threads {self.client / self.events * 1e6:.2f} us an event;"
+            f" {self.events / self.wall:,.0f} events/s of wall time"
+        )
+
+
+@contextmanager
+def broker_address(given: str | None, core: int) -> Iterator[str]:
+    """The address of the broker to use: `given`, or that of a mock broker which runs as long as the block."""
+    if given is not None:
+        yield given
+        return
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--broker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    wall, cpu = with_socket(frames, options.wire, options.bootstrap, cores[-1])
-    print(
-        f"frame -> enqueued, through a socket {wall:>10,.0f} events/s ({cpu:,.0f} per CPU second, client threads included)"
-    )
+    os.sched_setaffinity(process.pid, {core})
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def broker() -> None:
+    """Run librdkafka's mock broker until killed; says where it listens."""
+    from pipeline.kafka import KafkaSettings, make_producer
+
+    client = make_producer(KafkaSettings(bootstrap="mock:1"), **{"test.mock.num.brokers": 1})
+    (found,) = client.list_topics(timeout=10).brokers.values()
+    print(f"{found.host}:{found.port}", flush=True)
+    sys.stdin.read()
 
 
 def make_frames(count: int, wire: str) -> list[bytes]:
@@ -95,18 +144,18 @@ def make_frames(count: int, wire: str) -> list[bytes]:
 
 
 def decode_only(frames: list[bytes], wire: str) -> float:
-    """Events per second of the wire's decoder alone."""
+    """Events per CPU second of the wire's decoder alone."""
     decode = WIRES[wire].decode
-    start = time.perf_counter()
+    start = time.thread_time()
     for frame in frames:
         decode(frame)
-    return len(frames) / (time.perf_counter() - start)
+    return len(frames) / (time.thread_time() - start)
 
 
 def decode_encode(frames: list[bytes], wire: str) -> float:
-    """Events per second up to the Avro body."""
+    """Events per CPU second up to the Avro body."""
     decode, encoder = WIRES[wire].decode, EventEncoder("bench", wire)
-    start = time.perf_counter()
+    start = time.thread_time()
     for frame in frames:
         event: Any = decode(frame)
         if hasattr(event, "record"):
@@ -114,19 +163,17 @@ def decode_encode(frames: list[bytes], wire: str) -> float:
                 event.time_us, event.did, event.operation, event.collection, event.rkey, event.rev, event.cid,
                 event.seq, 0, False, False, event.envelope_json, event.record,
             )  # fmt: skip
-    return len(frames) / (time.perf_counter() - start)
+    return len(frames) / (time.thread_time() - start)
 
 
-def make_kafka_producer(bootstrap: str | None, **overrides: Any) -> Any:
-    """A client with the product's own settings, of a mock broker when there is no address."""
+def make_kafka_producer(bootstrap: str, **overrides: Any) -> Any:
+    """A client with the product's own settings."""
     from pipeline.kafka import KafkaSettings, make_producer
 
-    if bootstrap is not None:
-        return make_producer(KafkaSettings(bootstrap=bootstrap), **overrides)
-    return make_producer(KafkaSettings(bootstrap="mock:1"), **{"test.mock.num.brokers": 1, **overrides})
+    return make_producer(KafkaSettings(bootstrap=bootstrap), **overrides)
 
 
-def new_intake(wire: str, bootstrap: str | None) -> tuple[Publisher, LowWaterMark, Intake]:
+def new_intake(wire: str, bootstrap: str) -> tuple[Publisher, LowWaterMark, Intake]:
     """The product's own objects, with a queue that holds the whole run."""
     mark = LowWaterMark()
     settings = ProducerSettings(queue_events=5_000_000, queue_mebibytes=2000)
@@ -137,25 +184,42 @@ def new_intake(wire: str, bootstrap: str | None) -> tuple[Publisher, LowWaterMar
     return publisher, mark, intake
 
 
-def without_socket(frames: list[bytes], wire: str, bootstrap: str | None) -> tuple[float, float]:
-    """Events per second and per CPU second from frame to the client's queue, acknowledgements taken in on the way."""
+def without_socket(frames: list[bytes], wire: str, bootstrap: str) -> Spent:
+    """From frame to the client's queue, acknowledgements taken in on the way."""
     publisher, mark, intake = new_intake(wire, bootstrap)
     decode = WIRES[wire].decode
-    start, cpu = time.perf_counter(), time.process_time()
+    meter = Meter()
     for at in range(0, len(frames), CHUNK):
         batch, receipt = publisher.begin()
         chunk = frames[at : at + CHUNK]
         intake.take(zip(chunk, map(decode, chunk), strict=True), time.time_ns() // 1000, batch, receipt)
         mark.seal(batch, intake.position)
         publisher.poll()
-    wall = time.perf_counter() - start
+    meter.enqueued()
     assert publisher.flush(60) == 0
     del receipt
     assert mark.safe_position == intake.position
-    return len(frames) / wall, len(frames) / (time.process_time() - cpu)
+    return meter.spent(len(frames))
 
 
-def with_socket(frames: list[bytes], wire: str, bootstrap: str | None, server_core: int) -> tuple[float, float]:
+class Meter:
+    """Counts from its making: to the last event enqueued for the own thread, to the last acknowledgement for the others."""
+
+    def __init__(self) -> None:
+        self._start = (time.perf_counter(), time.thread_time(), time.process_time())
+
+    def enqueued(self) -> None:
+        """The last event is in the client's queue."""
+        self._enqueued = (time.perf_counter(), time.thread_time())
+
+    def spent(self, events: int) -> Spent:
+        """Everything is acknowledged."""
+        wall, own, every = self._start
+        others = time.process_time() - every - (time.thread_time() - own)
+        return Spent(events, self._enqueued[0] - wall, self._enqueued[1] - own, others)
+
+
+def with_socket(frames: list[bytes], wire: str, bootstrap: str, server_core: int) -> Spent:
     """The same through a websocket whose server, another process, sends as fast as it can."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stream"
@@ -169,15 +233,15 @@ def with_socket(frames: list[bytes], wire: str, bootstrap: str | None, server_co
             port = int(server.stdout.readline())
             publisher, mark, intake = new_intake(wire, bootstrap)
             connection = open_connection(f"ws://127.0.0.1:{port}/", timeout=10, max_size=2**25)
-            start, cpu = time.perf_counter(), time.process_time()
+            meter = Meter()
             session = Session(
                 connection, intake, WIRES[wire].decode, resume_live(), "bench", wire, publisher, mark,
                 SourceSettings(hosts=("ws://bench",)), ProducerSettings(), None, lambda now: False, lambda gap: None,
             )  # fmt: skip
             session.run(threading.Event())
-            wall = time.perf_counter() - start
-            publisher.flush(60)
-            return len(frames) / wall, len(frames) / (time.process_time() - cpu)
+            meter.enqueued()
+            assert publisher.flush(60) == 0
+            return meter.spent(len(frames))
         finally:
             server.kill()
             server.wait()

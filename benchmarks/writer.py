@@ -99,6 +99,7 @@ def run_peer(python: str, bootstrap: str, rows: int, folder: Path) -> None:
         "rows": rows,
         "batch_rows": 100_000,
         "folder": str(folder),
+        "state": str(folder.with_name("peer-state")),
     }
     ended = subprocess.run(
         [python, str(Path(__file__).with_name("peer_quix.py")), json.dumps(options)],
