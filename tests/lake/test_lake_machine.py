@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from machine import INGEST_STEPS, SWAP_STEPS, LakeMachine, url_maker
-from support import POST
+from support import HOUR, POST
 
 from lake.steps import CommitStep
 
@@ -90,6 +90,15 @@ def live(machine: type[LakeMachine], *rules: Callable[[LakeMachine], object]) ->
         lake.teardown()
 
 
+def repeated_by_another_host(lake: LakeMachine, earlier: bool) -> None:
+    """A new record of account 0 comes twice, in the order given, witnessed in two neighbouring hours."""
+    lake.write_record(0, 1, 1, 50, "create")
+    table, event = lake.sent[-1]
+    other = event | {"time_us": event["time_us"] + (-HOUR if earlier else HOUR), "source_host": "other"}
+    lake.ingest(0, 9, None, 1)
+    lake.send(table, other)
+
+
 def test_the_lake_holds_through_every_fault(machine: type[LakeMachine]) -> None:
     for step in INGEST_STEPS:
         live(machine, partial(LakeMachine.ingest, partition=0, most=5, step=step, ordinal=1))
@@ -108,6 +117,11 @@ def test_the_lake_holds_through_every_fault(machine: type[LakeMachine]) -> None:
         live(machine, partial(LakeMachine.lose_the_answer, partition=0, applied=applied))
     live(machine, partial(LakeMachine.rebalance, partition=0), LakeMachine.zombie_commits)
     live(machine, LakeMachine.settle, LakeMachine.lose_the_manifest)
+    for earlier in (False, True):
+        live(machine, consume, partial(repeated_by_another_host, earlier=earlier), consume, LakeMachine.settle)
+    late = partial(LakeMachine.write_for_a_lagging_host, who=0, key=0, hour=0, minute=1, days=30)
+    live(machine, consume, delete, consume, LakeMachine.settle, late, consume)
+    live(machine, consume, delete, consume, LakeMachine.settle, LakeMachine.note_ends, late, consume)
     live(machine, LakeMachine.begin_to_read, LakeMachine.settle, LakeMachine.go_on_reading)
     assert FAULTS - machine.fired == set(), "these faults never happened"
 
