@@ -524,7 +524,9 @@ def test_api7_the_query_engine_itself_cannot_reach_out(tmp_path: Path) -> None:
     (lake / "link.txt").symlink_to(tmp_path / "outside.txt")
     for name in ("keys.sqlite", "cursor.key"):
         (state / name).write_text("secret")
-    engine = Engine([lake, state / "labels", state / "exports"], threads=1, memory_mb=256, spill_mb=16, spill_dir=state / "spill")
+    engine = Engine(
+        [lake, state / "labels", state / "exports"], threads=1, memory_mb=256, spill_mb=16, spill_dir=state / "spill"
+    )
     try:
         with engine.session() as session:
             for statement in (
