@@ -109,6 +109,7 @@ class MaintenanceService:
         self._late_since: dict[tuple[str, int], float] = {}
         self._due: dict[str, float] = {}
         self._erasing = Unfinished()
+        self._erasing_took = 0.0
         self.counts = MaintenanceCounts()
 
     def run(self, stop: threading.Event) -> None:
@@ -217,23 +218,28 @@ class MaintenanceService:
 
     def _erase(self, go_on: Callable[[], bool]) -> None:
         began = time.monotonic()
+        # Half of the run: a pass over a large lake takes many runs, and what comes after it has its turn in each.
+        share = Deadline(self._config.run_seconds / 2)
         with tracer.start_as_current_span("maintenance.erase"):
             done = erase(
                 self._store,
                 self._manifest,
                 keep_edits=self._config.keep_edits,
                 unfinished=self._erasing,
-                go_on=go_on,
+                go_on=lambda: go_on() and share.remaining() > 0,
                 hook=self._hook,
             )
         self.counts.rows_erased += done.rows
         _erased.add(done.rows)
+        now = time.monotonic()
+        self._erasing_took += now - began
         if not done.complete:
             self._due["erase"] = 0.0
-        elif self._config.erase_seconds:
+            return
+        if self._config.erase_seconds:
             # What accumulates meanwhile is erased in one go: a file is rewritten once for all that ended in it.
-            now = time.monotonic()
-            self._due["erase"] = max(self._due["erase"], now + (now - began) * _REST)
+            self._due["erase"] = max(self._due["erase"], now + self._erasing_took * _REST)
+        self._erasing_took = 0.0
 
     def _unlink(self, go_on: Callable[[], bool]) -> None:
         before = time.time_ns() // 1000 - int(self._config.unlink_after_seconds * 1e6)
