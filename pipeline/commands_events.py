@@ -39,8 +39,9 @@ def events(
 ) -> None:
     """Print events as Jetstream frames, one JSON value a line, rebuilt from the topics or from the lake.
 
-    Erased events have no content any more and are left out, as are sync events on v1, which that wire never carries;
-    both are counted on standard error. Exit status 1 when something stored cannot be decoded.
+    Erased events have no content any more and are left out, as are sync events and the re-reads of repositories after
+    them on v1, which that wire never carries; both are counted on standard error. Exit status 1 when something stored
+    cannot be decoded.
 
     \b
     Example:

@@ -88,13 +88,14 @@ def rfc3339(time_us: int) -> str:
 
 
 def frame_v1(row: Mapping[str, Any]) -> str | None:
-    """The v1 frame of an event as JSON text; None for a sync event, which v1 never sends.
+    """The v1 frame of an event as JSON text; None for a sync event and for the creates of a repository that was read again after
+    one, which v1 hides.
 
     For an event taken from v1 this equals the source frame as a JSON value; for one taken from v2 it is the frame that v2 software
     sends on its v1 endpoint.
     """
     kind = row["kind"]
-    if kind == "sync":
+    if kind == "sync" or row["resync"]:
         return None
     frame = {"did": dumps(row["did"]), "time_us": dumps(row["time_us"])}
     if row["seq"] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.kafka import KafkaSettings, make_consumer, make_producer
 from producers import dag_cbor
 from producers.archive import ArchiveError, StoppedError
-from producers.backfill import BACKFILLED, Backfill, progress_key
+from producers.backfill import BACKFILLED, RENUMBERED, Backfill, progress_key
 from producers.config import ArchiveSettings, ProducerSettings, SourceSettings
 from producers.cursor_store import StoredCursors
 from producers.publisher import read_to_end
@@ -195,13 +196,21 @@ def test_a_gap_is_filled_by_sequence_and_called_backfilled(tmp_path: Path, broke
     assert (record.reason, record.from_seq, record.to_seq) == (BACKFILLED, 1_500, 3_700)
 
 
-def test_a_gap_without_sequences_is_found_by_time(tmp_path: Path, broker: Broker) -> None:
+@pytest.mark.parametrize(
+    ("reason", "from_seq", "to_seq"),
+    [("jump", None, None), (RENUMBERED, 10, 10**9)],
+    ids=["no sequences", "of two numberings"],
+)
+def test_a_gap_without_usable_sequences_is_found_by_time(
+    tmp_path: Path, broker: Broker, reason: str, from_seq: int | None, to_seq: int | None
+) -> None:
     source = made(tmp_path)
     with source.serve() as url:
         wait_for(lambda: source.ledger.total() >= 6_000, "the simulator")
         events = list(source.ledger.events())
         first, last = events[1_000].time_us, events[3_000].time_us
-        filled = backfill_of(broker, url).fill(gap_of(source, None, None, first, last), threading.Event())
+        gap = replace(gap_of(source, from_seq, to_seq, first, last), reason=reason)
+        filled = backfill_of(broker, url).fill(gap, threading.Event())
     assert filled.complete
     assert broker.identities() == {event_identity(event) for event in events if first <= event.time_us <= last}
 

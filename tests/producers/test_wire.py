@@ -145,6 +145,27 @@ def test_unknown_members_and_any_record_survive(
         assert bad.reason is DeadLetterReason.NUMBER_OUT_OF_RANGE  # noqa: PT017
 
 
+def test_v1_hides_what_follows_a_sync() -> None:
+    encoder = EventEncoder("host", "v2")
+    arguments = (
+        TIME_US,
+        "did:plc:a",
+        "create",
+        "app.bsky.feed.like",
+        "3mptbyplj5d2a",
+        "3mptbypluud2a",
+        None,
+        5,
+        1,
+        False,
+    )
+    for resync, carried in ((False, True), (True, False)):
+        topic, body = encoder.commit(*arguments, resync, None, raw(RECORD))
+        row = decode_body(latest(TOPICS[topic].schema), body)
+        assert (frame_v1(row) is not None) is carried
+        assert json.loads(frame_v2(row))["payload"]["seq"] == 5
+
+
 NUMBERS = [
     "1",
     "1.0",
