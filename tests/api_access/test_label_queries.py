@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from api.engine import Engine
 from api.identifiers import tid_value
-from api.labels.names import Operator, Reference, ValueKind, parse_condition, parse_reference, split_label
 from api.labels.checking import check
-from api.labels.table import Limits, write
+from api.labels.names import Operator, Reference, ValueKind, parse_condition, parse_reference, split_label
 from api.labels.sql import LabelColumn, LabelCondition, label_join, label_predicates
+from api.labels.table import Limits, write
 from api.sql import Bound, all_of
 
 POST = "app.bsky.feed.post"
