@@ -28,6 +28,7 @@ from api.posts_query import Selection, narrow
 from api.services import Services
 from api.snapshots import Scan, coverage_json, scan, snapshot_json
 from api.tabular import MEDIA_TYPES, TableFormat, table_bytes
+from api.throughput import Reading
 from api.walk import Page
 from lake.errors import SnapshotExpired
 from lake.manifest import Snapshot
@@ -97,6 +98,11 @@ def _conditions(request: Request, query: PostQuery) -> tuple[tuple[LabelConditio
     )
 
 
+def reading_of(query: PostQuery) -> Reading:
+    """What a query reads of every row."""
+    return Reading.COLUMNS if query.text is None else Reading.TEXT
+
+
 async def run_posts(
     request: Request,
     here: Services,
@@ -119,7 +125,8 @@ async def run_posts(
         dids = resolve(session, here.lake.root, planned.snapshot, handles_of(query))
         found = work(session, Selection(with_dids(query, dids), planned.labels, planned.not_labels))
         if reads_all:
-            here.throughput.observe(planned.scan.bytes, time.monotonic() - started)
+            files = planned.scan.files
+            here.throughput.observe(reading_of(query), planned.scan.rows, len(files), time.monotonic() - started)
         return found
 
     return await here.query(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -17,12 +18,15 @@ from api.filters import Clock, PostQuery
 from api.identifiers import POST
 from api.parameters import known_parameters
 from api.posts_query import Selection
-from api.routes.common import Planned, coverage_of, plan_posts, run_posts
+from api.rollups import LEAST_US, language_of
+from api.routes.common import Planned, coverage_of, plan_posts, reading_of, run_posts
+from api.routes.counts import range_of
 from api.routes.search import DEFAULT_FIELDS
 from api.search import SearchPlan, Sort, run_search
 from api.services import Services, services
 from api.snapshots import scan
 from api.tabular import TableFormat, table_bytes
+from api.throughput import Reading
 from api.totals import Total, TotalMode, run_total
 from lake.manifest import HOUR_US
 
@@ -111,7 +115,7 @@ async def explain(
         "bytes": size,
         "skipped_files": len(planned.whole.files) - len(planned.scan.files),
         "lane": "export" if query.target is Target.EXPORT else "heavy" if heavy else "light",
-        "expected_seconds": round(here.throughput.seconds(size), 3),
+        "expected_seconds": round(await asyncio.to_thread(_expected, here, query, planned, reads), 3),
         "time_limit_seconds": limits.get(query.target, here.settings.query_seconds),
         "matches": total.count,
         "matches_relation": total.relation,
@@ -120,6 +124,19 @@ async def explain(
         "coverage": await coverage_of(planned, [POST], query.start, query.end),
     }
     return json_answer(body)
+
+
+def _expected(here: Services, query: ExplainQuery, planned: Planned, reads: list[dict[str, Any]]) -> float:
+    """Seconds for reading everything; for counts that roll-ups can give, of the files that were not counted before."""
+    posts, *others = reads
+    rows, files = posts["rows"], posts["files"]
+    start, end = range_of(query, planned)
+    counted = query.model_copy(update={"resync": False}) if query.resync is None else query
+    if query.target is Target.COUNTS and query.as_of is None and end - start >= LEAST_US and language_of(counted):
+        missing = here.rollups.missing(planned.whole, query)
+        rows, files = sum(file.rows for file in missing), len(missing)
+    expected = here.throughput.seconds(reading_of(query), rows, files)
+    return expected + sum(here.throughput.seconds(Reading.COLUMNS, one["rows"], one["files"]) for one in others)
 
 
 def _reads(query: ExplainQuery, planned: Planned) -> list[dict[str, Any]]:
