@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from support import HOUR, POST, START, Writer, account_row, commit_row, did, lake_rows
+from support import HOUR, POST, START, Writer, account_row, commit_row, did, lake_rows, tid
 
 from lake.convert import lake_schema
 from lake.erase import erase
@@ -139,6 +139,24 @@ def test_a_change_of_the_files_meanwhile_is_refused(store: LakeStore, manifest: 
     replace(store, manifest, staging)
     assert len(texts(store, manifest)) == 5
     assert did(60) in {row["did"] for f in manifest.snapshot().files(POST) for row in store.read(f.path).to_pylist()}
+
+
+def test_a_deletion_that_only_the_replay_can_read_is_applied(
+    store: LakeStore, manifest: Manifest, writer: Writer
+) -> None:
+    """What the old code took for a creation is a deletion of a record whose hour is not replayed."""
+    writer.write(post=[commit_row(POST, 1, START + 5 * HOUR, text="to be deleted")])
+    writer.write(post=[commit_row(POST, 2, START, text="misread"), commit_row(POST, 3, START + 1, text="kept")])
+    for hour in (0, 5):
+        roll_hour(store, manifest, POST, START + hour * HOUR)
+    plan = plan_replay(manifest, POST, START, START + HOUR)
+    staging = Staging(store, plan)
+    deletion = commit_row(POST, 1, START, "delete", START + 5 * HOUR, rev=tid(START + 6 * HOUR, 1))
+    staging.add(lake_rows(POST, [deletion, commit_row(POST, 3, START + 1, text="kept")], 0, 1), {0: 3})
+    replace(store, manifest, staging)
+    assert len(manifest.snapshot().superseding(POST, START + 5 * HOUR)) == 1, "answers are told at once"
+    assert erase(store, manifest).rewritten == 1
+    assert texts(store, manifest) == [None, None, "kept"]
 
 
 def test_an_hour_that_had_no_rows_at_all(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
