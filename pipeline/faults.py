@@ -128,7 +128,9 @@ def wait(stack: Stack, seconds: float) -> None:
 
 def _kill_softly(name: str) -> Strike:
     def strike(stack: Stack, limits: Limits, number: int) -> None:
-        stack.send(name, signal.SIGTERM)
+        pid = stack.send(name, signal.SIGTERM)
+        # While it drains it still does its work: the outage begins with its end.
+        stack.until(lambda: stack.supervisor.pid(name) != pid, f"{name} ends", seconds=limits.give_up)
 
     return strike
 
