@@ -171,7 +171,9 @@ def test_prometheus_itself_accepts_and_fires_the_rules(arguments: tuple[str, ...
 def test_operations_says_what_to_do_at_every_alert() -> None:
     rules = yaml.safe_load((FOLDER / "alerts.yml").read_text())
     page = (CHECKOUT / "docs" / "operations.md").read_text()
-    assert [rule["alert"] for group in rules["groups"] for rule in group["rules"] if f"`{rule['alert']}`" not in page] == []
+    assert [
+        rule["alert"] for group in rules["groups"] for rule in group["rules"] if f"`{rule['alert']}`" not in page
+    ] == []
 
 
 def test_scraped_and_exported_addresses_are_services() -> None:
