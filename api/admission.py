@@ -127,14 +127,24 @@ class Lane:
         return max(1, min(120, math.ceil(mean * (len(self._waiters) + 1) / self.slots)))
 
 
+def _unreadable(how: str, error: Exception) -> ApiError:
+    LOGGER.error("a file of the lake is %s: run `post-explorer lake verify`", how, extra={"error": str(error)})
+    return ApiError(
+        Problem.UNAVAILABLE,
+        f"a file that the query needs is {how}; the operator has to restore it: try another time range",
+    )
+
+
 class QueryRunner:
     """Runs work that queries on the lane's threads, within its time, until done or no longer wanted."""
 
-    def __init__(self, engine: Engine, lanes: Sequence[Lane], seconds: float) -> None:
-        """`lanes` has to hold one named light and one named heavy; `seconds` is the time limit unless a caller sets one."""
+    def __init__(self, engine: Engine, lanes: Sequence[Lane], seconds: float, is_live: Callable[[str], bool]) -> None:
+        """`lanes` has to hold one named light and one named heavy; `seconds` is the time limit unless a caller sets one;
+        `is_live` tells of a file that is not there whether the lake should have it (it may block for the manifest)."""
         self.engine = engine
         self.lanes = {lane.name: lane for lane in lanes}
         self._seconds = seconds
+        self._is_live = is_live
         self._running: set[Session] = set()
         self._stopping = False
 
@@ -226,15 +236,13 @@ class QueryRunner:
                 "the query needs more memory than is free: narrow it, or try again later", _RETRY_SECONDS
             ) from None
         except FileGone as error:
+            if error.path is not None and await asyncio.to_thread(self._is_live, error.path):
+                raise _unreadable("missing", error) from error
             raise ApiError(
                 Problem.SNAPSHOT_GONE, "a file of this snapshot was replaced while the query ran: repeat the request"
             ) from error
         except FileDamaged as error:
-            LOGGER.error("a file of the lake is damaged: run `post-explorer lake verify`", extra={"error": str(error)})
-            raise ApiError(
-                Problem.UNAVAILABLE,
-                "a file that the query needs is damaged; the operator has to restore it: try another time range",
-            ) from error
+            raise _unreadable("damaged", error) from error
 
     @property
     def stopping(self) -> bool:

@@ -59,16 +59,19 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
         spill_dir=state / "spill",
     )
     lanes = (*make_lanes(settings), make_export_lane(settings))
+    snapshots = SnapshotSource(
+        lambda: open_manifest(manifest, read_only=True),
+        settings.snapshot_seconds,
+        Citations(state / "citations.sqlite", settings.cited_versions),
+    )
     services = Services(
         settings=settings,
         lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20)),
-        snapshots=SnapshotSource(
-            lambda: open_manifest(manifest, read_only=True),
-            settings.snapshot_seconds,
-            Citations(state / "citations.sqlite", settings.cited_versions),
-        ),
+        snapshots=snapshots,
         engine=engine,
-        runner=QueryRunner(engine, lanes, settings.query_seconds),
+        runner=QueryRunner(
+            engine, lanes, settings.query_seconds, lambda path: snapshots.names(os.path.relpath(path, lake_root))
+        ),
         cursors=CursorCodec(load_secret(state / "cursor.key")),
         counts=RequestCounts(),
         throughput=Throughput(),

@@ -8,6 +8,7 @@ from a client may ever be SQL.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,13 @@ class QueryOutOfMemory(Exception):  # noqa: N818 - an outcome
 
 
 class FileGone(Exception):  # noqa: N818 - an outcome
-    """A file of the snapshot was unlinked since: a newer snapshot has its rows."""
+    """A file of the snapshot is not there: it was replaced since and a newer snapshot has its rows, or it was lost."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        quoted = re.search('"([^"]+)"', message)
+        self.path = quoted.group(1) if quoted else None
+        """The file as the reader names it, or None where its message does not."""
 
 
 class FileDamaged(Exception):  # noqa: N818 - an outcome

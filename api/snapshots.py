@@ -60,6 +60,12 @@ class SnapshotSource:
         positions = manifest.positions(version)
         return AsOf(version, known.created_us if known is not None else 0, positions)
 
+    def names(self, path: str) -> bool:
+        """Whether the newest version has a file of this path (of the manifest: relative to the lake)."""
+        with self._lock:
+            manifest = self._open()
+        return manifest.file(path) is not None
+
     def close(self) -> None:
         """Close the manifest; later calls open it again."""
         with self._lock:
