@@ -15,6 +15,14 @@ from hypothesis import strategies as st
 from pipeline.kafka import KafkaSettings, make_admin
 from pipeline.topics import DriftKind, TopicState, apply_topics, compare, diff_topics, read_topics
 from schemas.topics import TOPICS, Topic
+from tests.support.kafka import running_broker
+
+
+@pytest.fixture(scope="module")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """A broker of their own: these tests delete every topic, which the files that share one rely on."""
+    with running_broker(tmp_path_factory.mktemp("kafka-of-topics")) as settings:
+        yield settings
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +20,16 @@ SESSION_PROCESSES: set[int] = set()
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
     """Connection settings of a broker with a fresh, empty data folder, shared by all tests of the session.
 
-    Tests share it, so each uses topics and groups of its own unless it needs the real names. The broker dies with the
-    test process, also when that is killed.
+    Tests share it, so each uses topics and groups of its own unless it needs the real names, and none deletes those.
     """
-    broker = LocalBroker(tmp_path_factory.mktemp("kafka"))
+    with running_broker(tmp_path_factory.mktemp("kafka")) as settings:
+        yield settings
+
+
+@contextmanager
+def running_broker(folder: Path) -> Iterator[KafkaSettings]:
+    """A broker over a data folder; it dies with the test process, also when that is killed."""
+    broker = LocalBroker(folder)
     stop, ready, failures = threading.Event(), threading.Event(), list[BaseException]()
 
     def serve() -> None:
@@ -38,6 +46,8 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSett
         raise failures[0]
     if (pid := broker.status().pid) is not None:
         SESSION_PROCESSES.add(pid)
-    yield broker.settings()
-    stop.set()
-    thread.join(60)
+    try:
+        yield broker.settings()
+    finally:
+        stop.set()
+        thread.join(60)
