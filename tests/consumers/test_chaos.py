@@ -111,8 +111,9 @@ def test_kills_and_rebalances_neither_lose_nor_repeat(lake: Lake) -> None:
     done = threading.Event()
     feeder = threading.Thread(target=feed, args=(lake, made, done))
     swarm = Swarm(lake, rng)
+    # Replaced files outlive the writers that are reading them for what the lake has already, as they outlive queries.
     maintenance = MaintenanceService(
-        MaintenanceConfig(unlink_after_seconds=0.0, close_after_seconds=0.0, erase_seconds=0.0, small_files=8, late_seconds=0.0),
+        MaintenanceConfig(unlink_after_seconds=10.0, close_after_seconds=0.0, erase_seconds=0.0, small_files=8, late_seconds=0.0),
         lake.manifest, lake.store, lambda facts: None,
     )  # fmt: skip
     try:
