@@ -6,11 +6,11 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from api.labels.names import ValueKind
+from api.labels.columns import Column, columns_from
 from schemas.errors import ExplorerError
 
 _APPLICATION_ID: Final = 0x424C424C
@@ -60,23 +60,13 @@ class CatalogueError(ExplorerError):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredColumn:
-    """A value column: its public name, its kind, its name in the file, and what it holds in short."""
-
-    name: str
-    kind: ValueKind
-    stored: str
-    summary: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Version:
     """One upload. `file` is relative to the folder of the tables; `sha256` is that of the uploaded bytes."""
 
     version: int
     file: str
     key: str
-    columns: tuple[StoredColumn, ...]
+    columns: tuple[Column, ...]
     rows: int
     bytes: int
     sha256: str
@@ -146,9 +136,7 @@ class Catalogue:
                 " RETURNING id, next_version - 1",
                 (owner, name),
             ).fetchone()
-            columns = json.dumps(
-                [{"name": c.name, "kind": c.kind, "stored": c.stored, "summary": c.summary} for c in version.columns]
-            )
+            columns = json.dumps([asdict(column) for column in version.columns])
             connection.execute(
                 "INSERT INTO label_version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -232,10 +220,7 @@ def _tables(connection: sqlite3.Connection, query: str, values: tuple[object, ..
         _, versions = found.setdefault(row[0], (row[:6], []))
         if row[6] is not None:
             number, file, key, columns, count, size, sha256, multiple, created = row[6:]
-            stored = tuple(
-                StoredColumn(item["name"], ValueKind(item["kind"]), item["stored"], item["summary"])
-                for item in json.loads(columns)
-            )
+            stored = columns_from(json.loads(columns))
             versions.append(Version(number, file, key, stored, count, size, sha256, bool(multiple), created))
     return [
         Table(table_id, owner, name, bool(shared), description, created, tuple(versions))

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from api.labels.columns import Column
 from api.labels.names import COLUMN, ValueKind
-from api.labels.table import KEYS, MAX_ERRORS, BadTable, Column, Errors, LabelTable, Limits, first_line
+from api.labels.table import KEYS, MAX_ERRORS, BadTable, Errors, LabelTable, Limits, first_line
 from lake.base32 import TID_LENGTH, decode_tids
 
 _COUNTED_VALUES: Final = 50

@@ -14,9 +14,10 @@ from fastapi import FastAPI, Request
 from api.access import Principal
 from api.access.scopes import Scope
 from api.errors import ApiError, FieldError, Problem, bad_parameter, over_capacity
-from api.labels.catalogue import Catalogue, StoredColumn, Table, Version
+from api.labels.catalogue import Catalogue, Table, Version
+from api.labels.columns import Column, columns_from
 from api.labels.config import LabelSettings, folder
-from api.labels.names import Reference, ValueKind, parse_condition, parse_reference, split_label
+from api.labels.names import Reference, parse_condition, parse_reference, split_label
 from api.labels.sql import LabelColumn, LabelCondition
 from api.labels.uploads import Upload, convert, receive, sync
 
@@ -211,7 +212,7 @@ def _version(table: Table, number: int | None, parameter: str) -> Version:
     raise ApiError(Problem.NOT_FOUND, detail, errors=[FieldError(parameter, detail)])
 
 
-def _value_column(version: Version, name: str | None, table: str) -> StoredColumn | None:
+def _value_column(version: Version, name: str | None, table: str) -> Column | None:
     """The column a reference means; ValueError when the table has another number of columns."""
     names = ", ".join(column.name for column in version.columns) or "none"
     if name is None:
@@ -236,8 +237,5 @@ def _same_as_newest(table: Table, upload: Upload, sha256: str) -> bool:
 
 
 def _new_version(answer: dict[str, Any], target: Path, sha256: str, multiple: bool, now: float) -> Version:
-    columns = tuple(
-        StoredColumn(item["name"], ValueKind(item["kind"]), item["stored"], item["summary"])
-        for item in answer["columns"]
-    )
+    columns = columns_from(answer["columns"])
     return Version(0, target.name, answer["key"], columns, answer["rows"], target.stat().st_size, sha256, multiple, now)

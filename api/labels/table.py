@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from api.labels.names import ValueKind
+from api.labels.columns import Column
 
 MAX_ERRORS: Final = 20
 """Errors that are told; more are counted."""
@@ -34,16 +34,6 @@ class BadTable(Exception):  # noqa: N818 - an outcome: the upload is answered wi
 
     detail: str
     errors: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A value column: its name, what it holds, and the name it has in the stored file."""
-
-    name: str
-    kind: ValueKind
-    stored: str
-    summary: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
@@ -67,10 +68,7 @@ def _convert(request: WorkRequest) -> dict[str, Any]:
     return {
         "key": table.key,
         "rows": table.rows.num_rows,
-        "columns": [
-            {"name": column.name, "kind": column.kind, "stored": column.stored, "summary": column.summary}
-            for column in table.columns
-        ],
+        "columns": [asdict(column) for column in table.columns],
     }
 
 

@@ -28,6 +28,7 @@ from schemas.rebuild import frame_v2
 from tests.consumers.conftest import Lake, wait_until
 from tests.consumers.processes import WriterProcess
 from tests.consumers.support import HOUR_US, START_US, Event, events, produce, rows_on_disk
+from tests.support.steps import INGEST_STEPS
 
 KILLS = 30
 REBALANCES = 20
@@ -96,9 +97,6 @@ class Swarm:
             writer.kill()
 
 
-WRITER_STEPS = [step for step in CommitStep if not step.value.startswith(("swap", "file-unlinked"))]
-
-
 def claims(lake: Lake) -> int:
     """How often partitions were taken over; a rebalance raises it."""
     return sum(position.epoch for position in lake.manifest.offsets().values())
@@ -122,7 +120,7 @@ def test_kills_and_rebalances_neither_lose_nor_repeat(lake: Lake) -> None:
         feeder.start()
         rebalances, seen = 0, claims(lake)
         # Every step once while there is something to commit, the rest of the kills at any moment, clean stops in between.
-        steps = rng.sample(WRITER_STEPS, len(WRITER_STEPS))
+        steps = rng.sample(INGEST_STEPS, len(INGEST_STEPS))
         while swarm.kills < KILLS or rebalances < REBALANCES:
             place = rng.randrange(3)
             choice = rng.random()
@@ -159,7 +157,7 @@ def test_kills_and_rebalances_neither_lose_nor_repeat(lake: Lake) -> None:
     assert all(total.closes for total in lake.manifest.reconciliation(START_US, START_US + 3 * HOUR_US))
     assert source_frames(made) == lake_frames(lake), "the same events with another content"
     assert swarm.kills >= KILLS
-    assert swarm.crashpoints.keys() == {step.value for step in WRITER_STEPS}
+    assert swarm.crashpoints.keys() == {step.value for step in INGEST_STEPS}
     assert rebalances >= REBALANCES
     print(
         f"{swarm.kills} kills, {sum(swarm.crashpoints.values())} of them at named steps; {rebalances} rebalances seen,"

@@ -11,14 +11,13 @@ from lake.steps import CommitStep
 from tests.consumers.conftest import Lake, wait_until
 from tests.consumers.processes import WriterProcess
 from tests.consumers.support import HOUR_US, START_US, events, live_paths, produce, rows_in
+from tests.support.steps import INGEST_STEPS
 
-COMMIT_STEPS = [step for step in CommitStep if not step.value.startswith(("swap", "file-unlinked"))]
 
-
-@pytest.mark.parametrize("step", COMMIT_STEPS, ids=lambda step: str(step.value))
+@pytest.mark.parametrize("step", INGEST_STEPS, ids=lambda step: str(step.value))
 @pytest.mark.parametrize("ordinal", [1, 3])
 def test_a_kill_between_any_two_steps_neither_loses_nor_repeats(lake: Lake, step: CommitStep, ordinal: int) -> None:
-    made = events(900, seed=ordinal * 100 + COMMIT_STEPS.index(step))
+    made = events(900, seed=ordinal * 100 + INGEST_STEPS.index(step))
     # Several commits, so that the third passing of a once-per-commit point happens.
     config = {"batch_rows": 200, "poll_messages": 100, "instance_id": f"{lake.group}-a"}
     produce(lake.kafka, made)

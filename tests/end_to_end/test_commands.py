@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from schemas.lexicons import LEXICONS
 from simulator.ledger import Ledger
 from simulator.scenarios import SCENARIOS, Point
-from tests.support.stack import Stack, identities, stack
+from tests.support.stack import Stack, identities, run_command, stack
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -56,16 +54,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def run(filled: Stack, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        env={**os.environ, **filled.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout
+    return run_command(filled, *arguments, status=status).stdout
 
 
 def canonical(value: Any) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from producers.wire import format_time
 from schemas.identity import Identity, row_identity
 from simulator.ledger import Ledger
 from tests.producers.source import event_identity
-from tests.support.stack import Stack, stack
+from tests.support.stack import Stack, run_command, stack
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -25,16 +22,7 @@ HELD = 100
 
 
 def run(made: Stack, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        env={**os.environ, **made.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout
+    return run_command(made, *arguments, status=status).stdout
 
 
 def stored(made: Stack) -> dict[Identity, str]:
@@ -76,7 +64,7 @@ def test_a_gap_is_recorded_listed_and_filled_from_the_archive(tmp_path: Path) ->
         assert (gap["reason"], gap["from_seq"], gap["filled"]) == ("cursor_too_old", HELD, None)
         assert set(streamed) == {identity for seq, identity in ledger.items() if seq >= gap["to_seq"]}
 
-        assert "401" in _stderr(made, "gaps", "fill", "--all")
+        assert "401" in run_command(made, "gaps", "fill", "--all", status=1).stderr
         made.environment["EXPLORER_SOURCE_ARCHIVE_KEY"] = "secret"
         assert "rows" in run(made, "gaps", "fill", gap["id"])
         made.until(lambda: len(stored(made)) >= len(ledger), "the gap's events are committed")
@@ -94,15 +82,3 @@ def test_a_gap_is_recorded_listed_and_filled_from_the_archive(tmp_path: Path) ->
         }
         printed = {json.dumps(json.loads(line), sort_keys=True) for line in run(made, "events").splitlines()}
         assert printed == sent
-
-
-def _stderr(made: Stack, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        env={**os.environ, **made.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    return done.stderr

@@ -35,6 +35,7 @@ from lake.store import LakeStore
 from lake.verify import verify
 from schemas.identity import row_identity
 from schemas.topics import TABLE_TOPICS
+from tests.support.steps import INGEST_STEPS, SWAP_STEPS
 
 NEVER = 1 << 62
 TABLES = (POST, "account", "sync")
@@ -46,24 +47,6 @@ MINUTES = st.integers(0, 50)
 ACCOUNTS = st.integers(0, 5)
 KEYS = st.integers(0, 2)
 ORDINALS = st.sampled_from([1, 1, 2])
-INGEST_STEPS = (
-    CommitStep.BATCH_READY,
-    CommitStep.FILE_WRITTEN,
-    CommitStep.FILE_SYNCED,
-    CommitStep.FILE_RENAMED,
-    CommitStep.FILES_DURABLE,
-    CommitStep.MANIFEST_OPEN,
-    CommitStep.MANIFEST_COMMITTED,
-)
-SWAP_STEPS = (
-    CommitStep.FILE_WRITTEN,
-    CommitStep.FILE_SYNCED,
-    CommitStep.FILE_RENAMED,
-    CommitStep.SWAP_FILES_DURABLE,
-    CommitStep.MANIFEST_OPEN,
-    CommitStep.SWAP_COMMITTED,
-    CommitStep.FILE_UNLINKED,
-)
 
 
 class Killed(BaseException):

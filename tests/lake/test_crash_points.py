@@ -18,27 +18,9 @@ from lake.manifest import open_manifest
 from lake.retire import find_strays, remove_orphans
 from lake.steps import CRASHPOINT_VARIABLE, CommitStep, hook_from_environment, no_hook
 from lake.store import LakeStore
+from tests.support.steps import INGEST_STEPS, SWAP_STEPS
 
 CHILD = Path(__file__).with_name("crash_child.py")
-
-INGEST = {
-    CommitStep.BATCH_READY,
-    CommitStep.FILE_WRITTEN,
-    CommitStep.FILE_SYNCED,
-    CommitStep.FILE_RENAMED,
-    CommitStep.FILES_DURABLE,
-    CommitStep.MANIFEST_OPEN,
-    CommitStep.MANIFEST_COMMITTED,
-}
-MAINTAIN = {
-    CommitStep.FILE_WRITTEN,
-    CommitStep.FILE_SYNCED,
-    CommitStep.FILE_RENAMED,
-    CommitStep.SWAP_FILES_DURABLE,
-    CommitStep.MANIFEST_OPEN,
-    CommitStep.SWAP_COMMITTED,
-    CommitStep.FILE_UNLINKED,
-}
 
 
 def run_child(lake: Path, url: str, work: str, crash: str | None = None) -> int:
@@ -77,11 +59,11 @@ def sent() -> dict[str, list[tuple[str, int]]]:
 
 
 def test_every_point_is_tested() -> None:
-    assert set(CommitStep) == INGEST | MAINTAIN
+    assert set(CommitStep) == {*INGEST_STEPS, *SWAP_STEPS}
 
 
 @pytest.mark.parametrize("ordinal", [1, 2, 3])
-@pytest.mark.parametrize("step", sorted(INGEST))
+@pytest.mark.parametrize("step", sorted(INGEST_STEPS))
 def test_ingest_survives(tmp_path: Path, step: CommitStep, ordinal: int) -> None:
     lake, url = tmp_path / "lake", str(tmp_path / "manifest.db")
     assert run_child(lake, url, "ingest", f"{step}:{ordinal}") == -signal.SIGKILL, "the point did not fire"
@@ -100,7 +82,7 @@ def test_ingest_survives(tmp_path: Path, step: CommitStep, ordinal: int) -> None
 
 
 @pytest.mark.parametrize("ordinal", [1, 2])
-@pytest.mark.parametrize("step", sorted(MAINTAIN))
+@pytest.mark.parametrize("step", sorted(SWAP_STEPS))
 def test_maintenance_survives(tmp_path: Path, step: CommitStep, ordinal: int) -> None:
     lake, url = tmp_path / "lake", str(tmp_path / "manifest.db")
     assert run_child(lake, url, "ingest") == 0

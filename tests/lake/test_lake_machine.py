@@ -18,10 +18,11 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from machine import INGEST_STEPS, SWAP_STEPS, LakeMachine, url_maker
+from machine import LakeMachine, url_maker
 from support import HOUR, POST
 
 from lake.steps import CommitStep
+from tests.support.steps import INGEST_STEPS, SWAP_STEPS
 
 _NUMBERS = itertools.count()
 EXAMPLES = int(os.environ.get("LAKE_MACHINE_EXAMPLES", "0"))

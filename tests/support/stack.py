@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ from pipeline.stack import Stack
 from pipeline.supervisor import SupervisorSettings
 from simulator.ledger import Ledger
 
-__all__ = ["Stack", "identities", "proof_of", "stack"]
+__all__ = ["Stack", "identities", "proof_of", "run_command", "stack"]
 
 
 @contextmanager
@@ -22,6 +25,20 @@ def stack(state: Path, **environment: str) -> Iterator[Stack]:
     """A stack that is gone at the end, whatever happens, and starts again at once what was killed."""
     with Stack(state, SupervisorSettings(restart_first_seconds=0.1), **environment).running() as made:
         yield made
+
+
+def run_command(made: Stack, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """`post-explorer` with the stack's settings; fails the test for another exit status or a stack trace."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        env={**os.environ, **made.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def proof_of(made: Stack) -> Proof:
