@@ -7,7 +7,8 @@ natively, in threads: nothing here is done per row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from api.columns import lake_columns, publish
 from api.compliance import KEY_COLUMNS
 from api.engagement import ENGAGEMENT, candidates, count_engagement, same_record
 from api.engine import Session
-from api.exports.render import Output
+from api.exports.render import Output, keys_writer, parquet_options
 from api.extras import EXTRA_FIELDS, HANDLE
 from api.fetch import PLACE
 from api.handles import handles_of_accounts
@@ -34,8 +35,15 @@ from api.relation import Lake, Source
 from api.snapshots import Scan
 from lake.convert import lake_schema
 
-STEP_ROWS: Final = 200_000
-"""Two hours: enough for the writers to run beside the next read, and a row group of the file."""
+STEP_ROWS: Final = 100_000
+"""An hour: what is read at once, so that the writers run beside the next read."""
+SLICE_ROWS: Final = 100_000
+"""What is sorted into place and written at once: a row group of the file. The allocator keeps buffers of this size for the
+next slice; larger ones it gives back, and taking fresh pages for them cost more than the sorting."""
+_COLLECTION: Final = "collection"
+"""The same in every row of posts, so that it is neither read nor sorted."""
+_AHEAD: Final = 3
+"""Slices that may wait for the writers."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,13 @@ def produce(
 ) -> tuple[int, list[tuple[str, str]]]:
     """Write rows and keys; returns the number of rows and the columns with their types. The caller finishes `targets.output`.
 
-    Blocks until done. `report` gets the share of rows scanned. Memory holds two steps of hours: one is written while the
-    next is read.
+    Blocks until done. `report` gets the share of rows scanned. Memory holds one step of hours and a few slices.
     """
     source = prepare(session, lake, plan.scan, plan.selection, reads_all=True)
     extra_columns, joins = _extras(session, lake, plan, source)
-    wanted = tuple(dict.fromkeys((*lake_columns(POST, plan.fields), *KEY_COLUMNS, *PLACE)))
+    wanted = tuple(
+        name for name in dict.fromkeys((*lake_columns(POST, plan.fields), *KEY_COLUMNS, *PLACE)) if name != _COLLECTION
+    )
     selected = ", ".join((*(f"r.{name}" for name in wanted), *extra_columns))
     label_columns, label_joins = _label_columns(plan, source)
     statement = (
@@ -87,9 +96,9 @@ def produce(
     with _Writers(plan, targets) as writers:
         for step in plan.scan.steps(newest_first=False, first_rows=STEP_ROWS, largest_rows=STEP_ROWS):
             found = session.table(statement, {**source.bound.values, "files": lake.paths(step)})
-            rows = _by_arrival(found).slice(0, plan.limit - written)
-            if rows.num_rows:
-                columns = writers.write(rows, written) or columns
+            for rows in _by_arrival(found, plan.limit - written):
+                session.check()
+                columns = writers.write(rows, written)
                 written += rows.num_rows
             scanned += sum(file.rows for file in step)
             report(scanned / total)
@@ -102,14 +111,14 @@ def produce(
 
 
 class _Writers:
-    """The files of an export, each written by a thread of its own; a context that closes rows and keys."""
+    """The files of an export, each written in order by a thread of its own; a context that closes rows and keys."""
 
     def __init__(self, plan: ExportPlan, targets: Targets) -> None:
         self._plan = plan
         self._targets = targets
         self._files = ExitStack()
-        self._pool = self._files.enter_context(ThreadPoolExecutor(3, "export"))
-        self._running: list[Future[None]] = []
+        self._threads = [self._files.enter_context(ThreadPoolExecutor(1, "export")) for _ in range(3)]
+        self._running: deque[list[Future[None]]] = deque()
         self._rows: pq.ParquetWriter | None = None
         self._keys: pq.ParquetWriter | None = None
 
@@ -119,39 +128,48 @@ class _Writers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for futures in self._running:
+            for future in futures:
+                future.cancel()
         self._files.close()
 
     def write(self, found: pa.Table, first: int) -> list[tuple[str, str]]:
-        """Begin to write rows whose first has this position, when those before are written; returns the public columns."""
-        self.wait()
+        """Queue rows whose first has this position; returns the public columns. Blocks while `_AHEAD` slices wait; raises
+        what a writer raised."""
+        while len(self._running) >= _AHEAD:
+            self._wait_for_one()
         public = _public(self._plan, found)
         positions = pa.array(np.arange(first, first + found.num_rows, dtype=np.int64))
         keys = found.select(list(KEY_COLUMNS)).append_column("position", positions)
         if self._keys is None:
-            self._keys = self._files.enter_context(
-                pq.ParquetWriter(
-                    self._targets.keys, keys.schema, compression="zstd", use_dictionary=["did", "collection"]
-                )
-            )
+            self._keys = self._files.enter_context(keys_writer(self._targets.keys, keys.schema))
             if self._targets.rows is not None:
                 self._rows = self._files.enter_context(
-                    pq.ParquetWriter(self._targets.rows, public.schema, compression="zstd")
+                    pq.ParquetWriter(self._targets.rows, public.schema, **parquet_options(public.schema, "zstd"))
                 )
-        self._running = [self._pool.submit(self._targets.output.write, public)]
-        self._running.append(self._pool.submit(self._keys.write_table, keys))
+        queued = [
+            self._threads[0].submit(self._targets.output.write, public),
+            self._threads[1].submit(self._keys.write_table, keys),
+        ]
         if self._rows is not None:
-            self._running.append(self._pool.submit(self._rows.write_table, public))
+            queued.append(self._threads[2].submit(self._rows.write_table, public))
+        self._running.append(queued)
         return [(field.name, str(field.type)) for field in public.schema]
 
     def wait(self) -> None:
         """Returns when everything is written; raises what a writer raised."""
-        running, self._running = self._running, []
-        for future in running:
+        while self._running:
+            self._wait_for_one()
+
+    def _wait_for_one(self) -> None:
+        for future in self._running[0]:
             future.result()
+        self._running.popleft()
 
 
-def _by_arrival(rows: pa.Table) -> pa.Table:
-    """The rows in the order of PLACE; equal times are rare, so that sorting by time does nearly all."""
+def _by_arrival(rows: pa.Table, limit: int) -> Iterator[pa.Table]:
+    """The first `limit` rows in the order of PLACE, in slices; equal times are rare, so that sorting by time does nearly
+    all."""
     rows = rows.combine_chunks()
     times = np.asarray(rows["time"].cast(pa.int64()))
     order = np.argsort(times, kind="stable")
@@ -163,7 +181,10 @@ def _by_arrival(rows: pa.Table) -> pa.Table:
         some = order[tied]
         partitions, offsets = (np.asarray(rows[name].take(pa.array(some))) for name in PLACE[1:])
         order[tied] = some[np.lexsort((offsets, partitions, times[some]))]
-    return rows.take(pa.array(order))
+    order = order[:limit]
+    for start in range(0, len(order), SLICE_ROWS):
+        taken = rows.take(pa.array(order[start : start + SLICE_ROWS]))
+        yield taken.append_column(_COLLECTION, pa.repeat(pa.scalar(POST), taken.num_rows))
 
 
 def _extras(session: Session, lake: Lake, plan: ExportPlan, source: Source) -> tuple[list[str], str]:

@@ -73,10 +73,9 @@ class Output:
                     pq.ParquetWriter(
                         pa.PythonFile(self._sink, mode="w"),
                         rows.schema,
-                        compression="none" if self._compression is Compression.NONE else str(self._compression),
-                        use_dictionary=_dictionaries(rows.schema),
                         # Arrow's own copy of the schema would hide the metadata that comes at the end.
                         store_schema=False,
+                        **parquet_options(rows.schema, str(self._compression)),
                     )
                 )
             self._parquet.write_table(rows)
@@ -104,12 +103,36 @@ class Output:
 
 
 _NEVER_REPEATED: Final = frozenset({"uri", "text", "cid", "rkey", "rev", "time", "received", "created_at"})
+_WITHOUT_RANGES: Final = frozenset({"uri", "text", "cid"})
+"""Columns whose smallest and largest value help no reader of a file that is in the order of arrival."""
 
 
-def _dictionaries(schema: pa.Schema) -> list[str]:
-    """Columns worth a dictionary: trying one for values that occur once costs a third of the writing."""
-    names = [name for name in schema.names if name not in _NEVER_REPEATED and not name.endswith("_json")]
-    return [f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name for name in names]
+def parquet_options(schema: pa.Schema, compression: str) -> dict[str, Any]:
+    """How rows are written. Dictionaries only where values repeat: trying one for others costs a third of the writing."""
+    repeated = [name for name in schema.names if name not in _NEVER_REPEATED and not name.endswith("_json")]
+    ranged = [name for name in schema.names if name not in _WITHOUT_RANGES and not name.endswith("_json")]
+
+    def leaves(names: list[str]) -> list[str]:
+        return [f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name for name in names]
+
+    return {
+        "compression": compression,
+        "use_dictionary": leaves(repeated) or False,
+        "write_statistics": leaves(ranged) or False,
+    }
+
+
+def keys_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of an export's keys: no compression but for accounts, because numbers are packed and content ids do not shrink."""
+    packed = [field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type)]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression={name: "zstd" if name == "did" else "none" for name in schema.names},
+        use_dictionary=["did", "collection"],
+        column_encoding=dict.fromkeys(packed, "DELTA_BINARY_PACKED"),
+        write_statistics=packed,
+    )
 
 
 def rows_of(folder: Path, generation: int) -> Path:
@@ -144,8 +167,8 @@ def without(paths: tuple[Path, Path], gone: list[int], targets: tuple[Path, Path
     with (
         pq.ParquetFile(rows_path) as rows,
         pq.ParquetFile(keys_path) as keys,
-        pq.ParquetWriter(targets[0], rows.schema_arrow, compression="zstd") as rows_out,
-        pq.ParquetWriter(targets[1], keys.schema_arrow, compression="zstd") as keys_out,
+        pq.ParquetWriter(targets[0], rows.schema_arrow, **parquet_options(rows.schema_arrow, "zstd")) as rows_out,
+        keys_writer(targets[1], keys.schema_arrow) as keys_out,
     ):
         positions = []
         for batch in keys.iter_batches(_BATCH_ROWS):
