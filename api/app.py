@@ -31,6 +31,7 @@ from api.routes import exports as export_routes
 from api.services import Services, make_export_lane, make_lanes
 from api.snapshots import SnapshotSource
 from api.throughput import Throughput
+from lake.bloom import FilterIndex
 from lake.manifest import open_manifest
 
 VERSION: Final = "1.0.0"
@@ -66,7 +67,7 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     )
     services = Services(
         settings=settings,
-        lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20)),
+        lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20), FilterIndex(lake_root)),
         snapshots=snapshots,
         engine=engine,
         runner=QueryRunner(

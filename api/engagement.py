@@ -11,6 +11,7 @@ from api.current import IS_RECORD
 from api.engine import Session
 from api.filters import Clock, PostFilters
 from api.identifiers import POST
+from api.key_skip import holding, naming
 from api.relation import Lake, Source
 from api.snapshots import Scan, as_of_predicate, scan
 from api.sql import Bound
@@ -23,6 +24,9 @@ ENGAGEMENT: Final = {
     "quotes": (POST, "quote"),
 }
 """Kind of engagement → table of the records that make it, and the stem of the at-uri columns that name the post."""
+
+_FEW_KEYS: Final = 200
+"""More posts than this have something in nearly every file, so that looking for files without any costs more than it saves."""
 
 KEYS: Final = pa.schema([("did", pa.string()), ("rkey_tid", pa.int64()), ("rkey_text", pa.string())])
 """What identifies a record inside its collection."""
@@ -77,6 +81,8 @@ def count_subjects(
     """As `count_engagement`, for records that arrived from `start_us` on."""
     table, stem = ENGAGEMENT[kind]
     records = scan(plan.snapshot, table, start_us, None, plan.as_of)
+    if keys.num_rows <= _FEW_KEYS:
+        records = holding(lake, records, naming(stem, keys["rkey_tid"].to_pylist()))
     if not records.files or not keys.num_rows:
         return COUNTED.empty_table()
     joins = lake.current.ends(session, plan.snapshot, table, start_us).attach(session, f"ended_{kind}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,9 +15,11 @@ import pyarrow as pa
 from api.current import IS_RECORD
 from api.engine import Session
 from api.identifiers import POST
+from api.key_skip import holding
 from api.relation import READ_FILES, Lake
 from api.snapshots import Scan, as_of_predicate
 from api.sql import Bound, all_of, one_of, range_predicates
+from lake.manifest import LiveFile
 
 
 class EdgeKind(StrEnum):
@@ -88,9 +91,10 @@ WEIGHTED_SCHEMA: Final = pa.schema(
 def run_edges(session: Session, lake: Lake, plan: EdgePlan) -> tuple[pa.Table, bool]:
     """The edges, and whether the limit cut them off."""
     schema = WEIGHTED_SCHEMA if plan.weighted else EDGE_SCHEMA
-    if not plan.scan.files:
-        return schema.empty_table(), False
     table, target = _EDGES[plan.kind]
+    files = _holders(lake, plan)
+    if not files:
+        return schema.empty_table(), False
     joins = lake.current.ends(session, plan.scan.snapshot, table, plan.start_us).attach(session)
     bound = Bound()
     predicates = [IS_RECORD, *range_predicates(plan.start_us, plan.end_us, "r.time", bound)]
@@ -114,9 +118,19 @@ def run_edges(session: Session, lake: Lake, plan: EdgePlan) -> tuple[pa.Table, b
             f"{edges} SELECT source, target, {kind} AS kind, time FROM edges WHERE {wanted}"
             " ORDER BY time DESC, kafka_partition DESC, kafka_offset DESC, target LIMIT $count"
         )
-    values = {**bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit + 1}
+    values = {**bound.values, "files": lake.paths(files), "count": plan.limit + 1}
     found = session.table(statement, values).cast(schema)
     return found.slice(0, plan.limit), found.num_rows > plan.limit
+
+
+def _holders(lake: Lake, plan: EdgePlan) -> Sequence[LiveFile]:
+    """The files that can hold an edge of the plan."""
+    scan = plan.scan
+    if plan.sources:
+        scan = holding(lake, scan, {"did": plan.sources})
+    if plan.targets and _EDGES[plan.kind][1] == "r.subject":
+        scan = holding(lake, scan, {"subject": plan.targets})
+    return scan.files
 
 
 _NOT_XML: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

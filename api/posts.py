@@ -16,6 +16,7 @@ from api.current import IS_RECORD
 from api.engagement import ENGAGEMENT, KEYS
 from api.engine import Session
 from api.identifiers import POST, RecordUri, tid_value
+from api.key_skip import holding, key_of, naming
 from api.records import record_row, standings
 from api.relation import READ_FILES, Lake
 from api.snapshots import Scan, scan
@@ -46,9 +47,10 @@ def find_post(session: Session, lake: Lake, posts: Scan, uri: RecordUri, fields:
         f"SELECT {columns} FROM {READ_FILES} WHERE {key_predicate(uri, bound)}"
         " ORDER BY rev_tid, time, kafka_partition, kafka_offset"
     )
-    if not posts.files:
+    holders = holding(lake, posts, key_of(uri)).files
+    if not holders:
         return None
-    rows = session.table(statement, {**bound.values, "files": lake.paths(posts.files)})
+    rows = session.table(statement, {**bound.values, "files": lake.paths(holders)})
     if not rows.num_rows:
         return None
     states = standings(session, lake, posts, rows)
@@ -85,6 +87,7 @@ def engagement_series(
     series: dict[str, list[dict[str, Any]]] = {}
     for kind, (table, stem) in ENGAGEMENT.items():
         records = scan(snapshot, table, start_us - HOUR_US, None)
+        records = holding(lake, records, naming(stem, [tid_value(uri.rkey)]))
         series[kind] = []
         if not records.files:
             continue

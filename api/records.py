@@ -8,7 +8,7 @@ identity, times and a `standing`, and no content.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 from api.current import IS_RECORD
 from api.cursors import Cursor
 from api.engine import Session
+from api.key_skip import holding
 from api.relation import READ_FILES, Lake, Source
 from api.snapshots import Scan, as_of_predicate
 from api.sql import Bound, all_of, one_of, range_predicates
@@ -86,6 +87,7 @@ def record_source(session: Session, lake: Lake, plan: RecordPlan) -> Source:
 def run_records(session: Session, lake: Lake, plan: RecordPlan) -> tuple[Page, list[dict[str, Any]]]:
     """One page of records, and its rows as JSON values."""
     table = plan.scan.table
+    plan = replace(plan, scan=_holders(lake, plan))
     page = walk(
         session,
         lake,
@@ -103,6 +105,14 @@ def run_records(session: Session, lake: Lake, plan: RecordPlan) -> tuple[Page, l
     return page, [
         record_row(row, state) for row, state in zip(decoded(table, page.rows, standing), standing, strict=True)
     ]
+
+
+def _holders(lake: Lake, plan: RecordPlan) -> Scan:
+    """The files that can hold a row of the plan."""
+    wanted: dict[str, Sequence[str | int]] = {"did": plan.authors} if plan.authors else {}
+    if plan.rkey_value is not None:
+        wanted["rkey_tid"] = [plan.rkey_value]
+    return holding(lake, plan.scan, wanted)
 
 
 def standings(session: Session, lake: Lake, scan: Scan, rows: pa.Table) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from api.current import CurrentState
 from api.sql import Bound, all_of
+from lake.bloom import FilterIndex
 from lake.manifest import LiveFile
 
 READ_FILES: Final = "read_parquet($files, hive_partitioning = false)"
@@ -17,10 +18,11 @@ READ_FILES: Final = "read_parquet($files, hive_partitioning = false)"
 
 @dataclass(frozen=True)
 class Lake:
-    """Where a query finds files and what has ended."""
+    """Where a query finds files, what has ended, and which files can hold a key."""
 
     root: Path
     current: CurrentState
+    filters: FilterIndex
 
     def paths(self, files: Sequence[LiveFile]) -> list[str]:
         """The absolute paths of files, for a bound value."""

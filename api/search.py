@@ -6,7 +6,7 @@ Runs on a worker thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -18,6 +18,7 @@ from api.engagement import candidates, count_engagement, same_record
 from api.engine import Session
 from api.fetch import fetch
 from api.identifiers import POST
+from api.key_skip import narrow_by_keys
 from api.posts_query import Selection, prepare
 from api.relation import Lake
 from api.snapshots import Scan
@@ -58,6 +59,7 @@ class SearchPlan:
 
 def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     """Produce one page."""
+    plan = replace(plan, scan=narrow_by_keys(lake, plan.scan, plan.selection.filters))
     if not plan.scan.files:
         return Page(lake_schema(POST).empty_table().select(list(plan.columns)), None, True, 0, 0)
     if plan.sample_seed is not None:

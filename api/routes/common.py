@@ -22,6 +22,7 @@ from api.errors import ApiError, FieldError, Problem, unknown_parameter
 from api.filters import Clock, PostQuery
 from api.handles import handles_of, resolve, with_dids
 from api.identifiers import POST
+from api.key_skip import narrow_by_keys
 from api.labels.service import labels_of
 from api.labels.sql import LabelCondition
 from api.posts_query import Selection, narrow
@@ -84,6 +85,7 @@ async def plan_posts(request: Request, here: Services, query: PostQuery) -> Plan
     start, end = (query.start, query.end) if arrival else (None, None)
     whole = await asyncio.to_thread(scan, snapshot, POST, start, end, older)
     files = await asyncio.to_thread(narrow, here.lake, whole, query)
+    files = await asyncio.to_thread(narrow_by_keys, here.lake, files, query)
     wanted, unwanted = await asyncio.to_thread(_conditions, request, query)
     return Planned(snapshot, older, files, whole, query, wanted, unwanted)
 

@@ -23,6 +23,7 @@ from api.posts_query import Selection
 from api.relation import Lake
 from api.search import SearchPlan, Sort, run_search
 from api.snapshots import scan
+from lake.bloom import FilterIndex
 from lake.manifest import hour_of
 from tests.api.lake_builder import POST, START_US, LakeBuilder, did
 
@@ -283,7 +284,7 @@ class World:
         self.posts = current(self.builder.events, POST)
         self.likes = Counter(row["subject_uri"] for row in current(self.builder.events, LIKE))
         self.engine = Engine([self.builder.root], threads=1, memory_mb=512, spill_mb=256, spill_dir=root / "spill")
-        self.lake = Lake(self.builder.root, CurrentState(self.builder.root, 2**20))
+        self.lake = Lake(self.builder.root, CurrentState(self.builder.root, 2**20), FilterIndex(self.builder.root))
         self.snapshot = self.builder.manifest.snapshot()
 
     def search(self, filters: PostFilters, sort: Sort, limit: int) -> list[str]:

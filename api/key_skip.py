@@ -1,0 +1,54 @@
+"""Which files can hold what a query names by key: an account, a record, or what a record is about.
+
+From filters to questions for the bloom filters of the lake's files; every function gives the plan without the files that cannot
+hold a match, and leaves it as it is where the filters cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from api.filters import PostFilters
+from api.identifiers import RecordUri, is_did, tid_value
+from api.relation import Lake
+from api.snapshots import Scan
+from lake.bloom import Value
+
+Wanted = Mapping[str, Sequence[Value]]
+
+
+def holding(lake: Lake, plan: Scan, *alternatives: Wanted) -> Scan:
+    """The plan without the files that can hold none of the alternatives: each names columns, and values of which every column
+    has to have one in the same row. May block for footers and filters."""
+    if any(not wanted for wanted in alternatives):
+        return plan
+    kept = {file.path for wanted in alternatives for file in lake.filters.may_hold(plan.files, wanted)}
+    return replace(plan, files=tuple(file for file in plan.files if file.path in kept))
+
+
+def key_of(uri: RecordUri) -> Wanted:
+    """The row is about this record of its own table."""
+    value = tid_value(uri.rkey)
+    return {"did": [uri.authority]} | ({} if value is None else {"rkey_tid": [value]})
+
+
+def naming(stem: str, keys: Sequence[int | None]) -> Wanted:
+    """The at-uri columns of `stem` name one of these record keys (numbers of TIDs). Nothing where one is no TID: it is kept as a
+    text, which has no filter."""
+    known = [key for key in keys if key is not None]
+    return {f"{stem}_rkey_tid": known} if len(known) == len(keys) else {}
+
+
+def narrow_by_keys(lake: Lake, plan: Scan, filters: PostFilters) -> Scan:
+    """The plan without the files of posts that cannot match the filter's author, thread, and what it answers or quotes. Handles
+    that are not resolved yet tell nothing."""
+    if filters.author and all(is_did(author) for author in filters.author):
+        plan = holding(lake, plan, {"did": filters.author})
+    for stem, uri in (("reply_parent", filters.reply_to), ("quote", filters.quoted)):
+        if uri is not None:
+            plan = holding(lake, plan, naming(stem, [tid_value(uri.rkey)]))
+    if filters.thread is not None and is_did(filters.thread.authority):
+        root = naming("reply_root", [tid_value(filters.thread.rkey)])
+        plan = holding(lake, plan, root, key_of(filters.thread))
+    return plan
