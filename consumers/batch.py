@@ -38,7 +38,10 @@ class Batch:
             return
         self._records.setdefault(records.topic, []).append(records)
         last = np.full(int(records.partitions.max()) + 1, -1, np.int64)
-        np.maximum.at(last, records.partitions, records.offsets)
+        last[records.partitions] = records.offsets
+        if (records.offsets > last[records.partitions]).any():
+            # A partition's messages come in order of offset unless its reading began anew in between.
+            np.maximum.at(last, records.partitions, records.offsets)
         for partition in np.flatnonzero(last >= 0).tolist():
             self._next[TopicPartition(records.topic, partition)] = int(last[partition]) + 1
         self.messages += len(records)
