@@ -30,5 +30,5 @@ def _of_term(text: str) -> Condition | None:
     """Any of the forms of the accents that the search looks for, with all its pieces between wildcards."""
     text = text.strip().strip("*").strip()
     forms = {text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))}
-    # A run of white space matches any other, so that no gram across one can be asked for.
-    return any_of(all_of(literal(piece) for piece in form.replace("*", " ").split()) for form in sorted(forms))
+    # The search lets a run of white space match any other, and the index takes every one for one space.
+    return any_of(all_of(literal(piece) for piece in " ".join(form.split()).split("*")) for form in sorted(forms))

@@ -1,28 +1,28 @@
-"""A skip index for text search: which files of posts can hold a word or phrase at all.
+"""A skip index for text search: which rows of which files of posts can hold a word or phrase at all.
 
-Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.grams`: a bloom filter of the short runs of
-characters (grams) that occur in its texts. A search for a word opens only the files that have all grams of the word. A
-gram is 5 or 6 characters, or 2 or 3 where the first is of a wide script (Chinese, Japanese, Korean, emoji). Characters that differ
-in case only count as one, and a run of white space counts as one space. A file without a side file has to be read. Named
-by the digest of the file it describes, a side file can be missing but never stale.
+Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.blocks`: a bloom filter of the short runs of
+characters (grams) that occur in its texts, kept apart for eight blocks of its rows. A search reads only the blocks that have all
+grams of a word. A gram has 3 to 6 characters, or 2 to 4 where the first is of a wide script (Chinese, Japanese, Korean, emoji).
+Characters that differ in case only count as one, and a run of white space counts as one space. A file without a side file has to
+be read. Named by the digest of the file it describes, a side file can be missing but never stale.
 
-Format: b"PXG" + format number 2 (1 byte), number of bits, CRC-32 of these eight bytes; then the bits, least significant first,
-in blocks of 4092 bytes (the last may be shorter), each followed by the CRC-32 of its bytes, begun with the number of the block.
-Numbers are 4 bytes, little endian. A gram sets the bits at its hash and at the upper half of its hash, both modulo the
-number of bits. A block that is not what was written counts as if it held every gram: damage makes searches slower, never wrong.
+Format: b"PXG" + format number 3 (1 byte), number of slots, for each of the eight blocks the number of the row behind its last,
+CRC-32 of these bytes; then the slots, one byte each, in pieces of 1020 bytes (the last may be shorter), each followed by the CRC-32
+of its bytes, begun with the number of the piece. Numbers are 4 bytes, little endian. Bit b of a slot stands for block b. A gram
+sets its bit in the slot at the lower half of its hash, and all but the longest grams also in that at the upper half, both scaled
+to the number of slots. A piece that is not what was written counts as if every block held every gram: damage makes searches
+slower, never wrong.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-import sys
-import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -34,43 +34,36 @@ import pyarrow.compute as pc
 from lake.manifest import LiveFile, Snapshot
 from lake.paths import sync_folder
 from lake.store import LakeStore
+from lake.text_grams import codes_of, grams, numbers_of
 
 log = logging.getLogger("explorer.lake")
 
 FOLDER: Final = ".text-index"
 TABLE: Final = "app.bsky.feed.post"
-_HEADER: Final = b"PXG\x02"
-_HEADER_BYTES: Final = 12
-_BLOCK: Final = 4092
+_HEADER: Final = b"PXG\x03"
+_HEADER_BYTES: Final = 44
+_PIECE: Final = 1020
 _CRC_BYTES: Final = 4
-_SUFFIX: Final = ".grams"
-_NARROW: Final = (5, 6)
-"""Measured on English: grams of 4 let half of the files through that have no match, 5 a sixth; a word of 5 needs 5."""
-_WIDE: Final = (2, 3)
-_FIRST_WIDE: Final = 0x2E80
+_SUFFIX: Final = ".blocks"
+_BLOCKS: Final = 8
+"""One bit of a slot for each; they have about as many characters. Posts lie by language, so that a block is mostly of one."""
+_EVERY_BLOCK: Final = (1 << _BLOCKS) - 1
 _FILL: Final = 0.5
-"""The filter is halved as long as no more of its bits than this are set: a gram is found wrongly in a quarter at most."""
-_LEAST_BITS: Final = 1024
-_MOST_BITS: Final = 3 << 28
-_LARGEST_SHARE: Final = 0.099
-"""The bits are at most this share of the file, whatever that does to their fill; with checksums that is a tenth at most."""
-_ROWS_AT_ONCE: Final = 16_384
-_SPACE: Final = 0x20
-_BREAK: Final = 0
-"""Stands between texts and for characters whose case is not known here; no gram has it."""
-
-_CASED: Final = ((0, 0x2E80), (0xA000, 0xAC00), (0xF900, 0x20000))
-"""Where letters with case, white space and code points that may become such lie."""
-
-Codes = npt.NDArray[np.uint32]
-Hashes = npt.NDArray[np.uint64]
+"""The filter is halved as long as no block has more of its bits set than this."""
+_LEAST_SLOTS: Final = 512
+_SLOTS_PER_ROW: Final = 64
+_MOST_SLOTS: Final = 3 << 25
+_LARGEST_SHARE: Final = 0.0985
+"""The slots are at most this share of the file, whatever that does to their fill; with checksums that is a tenth at most."""
+Rows = tuple[tuple[int, int], ...]
+"""Stretches of rows of a file: first number, from 0, and the one behind the last; in order and apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grams:
-    """The texts must have all of these grams (hashes); made by `literal`."""
+    """One text must have all of these grams, each given by one or two numbers of 32 bits; made by `literal`."""
 
-    hashes: tuple[int, ...]
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +81,21 @@ class AnyOf:
 
 
 Condition = Grams | AllOf | AnyOf
-"""What a file must have to hold a match. A search that asks for nothing the index knows has None instead."""
+"""What a text must have to be a match. A search that asks for nothing the index knows has None instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file that may hold a match, and where; `rows` is None when it may be anywhere."""
+
+    file: LiveFile
+    rows: Rows | None
 
 
 def literal(text: str) -> Condition | None:
     """What texts must have that contain `text`, in any case; None when it is too short to tell."""
-    codes = _folded(np.frombuffer(text.encode("utf-32-le"), np.uint32))
-    hashes = tuple(sorted({int(value) for grams in _grams(codes) for value in grams}))
-    return Grams(hashes) if hashes else None
+    numbers = numbers_of(text)
+    return Grams(numbers) if numbers else None
 
 
 def all_of(parts: Iterable[Condition | None]) -> Condition | None:
@@ -120,13 +120,13 @@ def build(store: LakeStore, file: LiveFile) -> int:
     Blocks for reading the texts: about a second per 100,000 posts. Raises FileDamaged, OSError.
     """
     texts = store.read(file.path, ["text"]).column("text")
-    bits = _filter_of(texts, int(file.bytes * _LARGEST_SHARE))
+    slots, ends = _filter_of(texts, int(file.bytes * _LARGEST_SHARE))
     folder = store.root / FOLDER
     folder.mkdir(exist_ok=True)
     path = _path(store.root, file)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as out:
-        written = out.write(_encoded(bits))
+        written = out.write(_encoded(slots, ends))
         out.flush()
         os.fsync(out.fileno())
     temporary.rename(path)
@@ -155,10 +155,20 @@ def candidates(root: Path, files: Sequence[LiveFile], condition: Condition | Non
 
     Blocks for some ten microseconds per file when the side files are in memory, else for a few reads each.
     """
+    return [part.file for part in parts(root, files, condition)]
+
+
+def parts(root: Path, files: Sequence[LiveFile], condition: Condition | None) -> list[Part]:
+    """The same with the rows that have to be read of each file."""
     if condition is None:
-        return list(files)
+        return [Part(file, None) for file in files]
     folder = f"{root / FOLDER}{os.sep}"
-    return [file for file in files if file.kind != "rolled" or _may_hold(f"{folder}{file.sha256}{_SUFFIX}", condition)]
+    found = []
+    for file in files:
+        rows = _rows(f"{folder}{file.sha256}{_SUFFIX}", condition) if file.kind == "rolled" else None
+        if rows != ():
+            found.append(Part(file, rows))
+    return found
 
 
 def _path(root: Path, file: LiveFile) -> Path:
@@ -171,32 +181,45 @@ def _names(root: Path) -> set[str]:
     return set()
 
 
-def _encoded(bits: npt.NDArray[np.uint8]) -> bytes:
-    data = bits.tobytes()
-    head = _HEADER + (8 * len(data)).to_bytes(4, "little")
-    parts = [head, zlib.crc32(head).to_bytes(_CRC_BYTES, "little")]
-    for number in range(-(-len(data) // _BLOCK)):
-        block = data[number * _BLOCK : (number + 1) * _BLOCK]
-        parts += [block, zlib.crc32(block, number).to_bytes(_CRC_BYTES, "little")]
-    return b"".join(parts)
+def _encoded(slots: npt.NDArray[np.uint8], ends: Sequence[int]) -> bytes:
+    data = slots.tobytes()
+    head = _HEADER + b"".join(number.to_bytes(4, "little") for number in (len(data), *ends))
+    encoded = [head, zlib.crc32(head).to_bytes(_CRC_BYTES, "little")]
+    for number in range(-(-len(data) // _PIECE)):
+        piece = data[number * _PIECE : (number + 1) * _PIECE]
+        encoded += [piece, zlib.crc32(piece, number).to_bytes(_CRC_BYTES, "little")]
+    return b"".join(encoded)
 
 
-def _may_hold(path: str, condition: Condition) -> bool:
-    """What the side file says; true without one that can be used."""
+def _rows(path: str, condition: Condition) -> Rows | None:
+    """The rows that may match, as the side file says; None (all of them) without one that can be used."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return True
+        return None
     try:
-        return _holds(condition, _Filter(descriptor))
+        found = _Filter(descriptor)
+        blocks = _holds(condition, found)
     except _DamagedError as error:
         log.warning(
             "a side file of the text index is damaged and not used: remove it, maintenance makes it anew",
             extra={"path": path, "cause": str(error)},
         )
-        return True
+        return None
     finally:
         os.close(descriptor)
+    return _stretches(blocks, found.ends)
+
+
+def _stretches(blocks: int, ends: Sequence[int]) -> Rows:
+    stretches: list[tuple[int, int]] = []
+    for block, (first, end) in enumerate(itertools.pairwise((0, *ends))):
+        if not blocks >> block & 1:
+            continue
+        if stretches and stretches[-1][1] == first:
+            first = stretches.pop()[0]
+        stretches.append((first, end))
+    return tuple(stretches)
 
 
 class _DamagedError(Exception):
@@ -204,144 +227,99 @@ class _DamagedError(Exception):
 
 
 class _Filter:
-    """An open side file; every block is checked when it is first looked into."""
+    """An open side file; every piece is checked when it is first looked into."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._blocks: dict[int, bytes] = {}
+        self._pieces: dict[int, bytes] = {}
         head = os.pread(descriptor, _HEADER_BYTES, 0)
-        self._bits = int.from_bytes(head[4:8], "little")
-        size = self._bits // 8
-        whole = _HEADER_BYTES + size + _CRC_BYTES * -(-size // _BLOCK)
-        if head[:4] != _HEADER or zlib.crc32(head[:8]) != int.from_bytes(head[8:], "little") or not self._bits:
+        crc = int.from_bytes(head[-_CRC_BYTES:], "little")
+        if len(head) < _HEADER_BYTES or head[:4] != _HEADER or zlib.crc32(head[:-_CRC_BYTES]) != crc:
             raise _DamagedError("its header is not as it was written")
+        self._slots: int
+        self.ends: list[int]
+        self._slots, *self.ends = np.frombuffer(head[4:-_CRC_BYTES], "<u4").tolist()
+        whole = _HEADER_BYTES + self._slots + _CRC_BYTES * -(-self._slots // _PIECE)
         if os.fstat(descriptor).st_size != whole:
             raise _DamagedError(f"it has {os.fstat(descriptor).st_size} bytes instead of {whole}")
 
-    def has(self, value: int) -> bool:
-        """Whether the gram of a hash may be in the texts. Raises _DamagedError."""
-        return self._bit(value % self._bits) and self._bit((value >> 32) % self._bits)
-
-    def _bit(self, place: int) -> bool:
-        number, byte = divmod(place >> 3, _BLOCK)
-        block = self._blocks.get(number) or self._read(number)
-        return bool(block[byte] >> (place & 7) & 1)
+    def blocks(self, number: int) -> int:
+        """The blocks, as bits, that may have the gram with this number. Raises _DamagedError."""
+        piece, place = divmod(number * self._slots >> 32, _PIECE)
+        return (self._pieces.get(piece) or self._read(piece))[place]
 
     def _read(self, number: int) -> bytes:
-        size = min(_BLOCK, self._bits // 8 - number * _BLOCK)
-        found = os.pread(self._descriptor, size + _CRC_BYTES, _HEADER_BYTES + number * (_BLOCK + _CRC_BYTES))
-        block = found[:size]
-        if zlib.crc32(block, number) != int.from_bytes(found[size:], "little"):
-            raise _DamagedError(f"block {number} is not as it was written")
-        self._blocks[number] = block
-        return block
+        size = min(_PIECE, self._slots - number * _PIECE)
+        found = os.pread(self._descriptor, size + _CRC_BYTES, _HEADER_BYTES + number * (_PIECE + _CRC_BYTES))
+        piece = found[:size]
+        if zlib.crc32(piece, number) != int.from_bytes(found[size:], "little"):
+            raise _DamagedError(f"piece {number} is not as it was written")
+        self._pieces[number] = piece
+        return piece
 
 
-def _holds(condition: Condition, bits: _Filter) -> bool:
+def _holds(condition: Condition, found: _Filter) -> int:
+    """The blocks, as bits, in which a text may meet the condition."""
+    blocks = _EVERY_BLOCK
     match condition:
-        case Grams(hashes):
-            return all(bits.has(value) for value in hashes)
-        case AllOf(parts):
-            return all(_holds(part, bits) for part in parts)
-        case AnyOf(parts):
-            return any(_holds(part, bits) for part in parts)
+        case Grams(numbers):
+            for number in numbers:
+                blocks &= found.blocks(number)
+                if not blocks:
+                    break
+        case AllOf(conditions):
+            for part in conditions:
+                blocks &= _holds(part, found)
+                if not blocks:
+                    break
+        case AnyOf(conditions):
+            blocks = 0
+            for part in conditions:
+                blocks |= _holds(part, found)
+    return blocks
 
 
-def _filter_of(texts: pa.ChunkedArray, most_bytes: int) -> npt.NDArray[np.uint8]:
-    """The packed bits of the grams of some texts, as many as the fill asks for but not more than `most_bytes`."""
-    bits = 3 * _LEAST_BITS
-    while bits < min(_MOST_BITS, 256 * len(texts)):
-        bits *= 2
-    seen = np.zeros(bits, np.bool_)
-    for codes in _codes(texts):
-        for hashes in _grams(codes):
-            seen[hashes % np.uint64(bits)] = True
-            seen[(hashes >> np.uint64(32)) % np.uint64(bits)] = True
-    # Folding to a part keeps every place modulo the new size; the third of the size before is two thirds of the last.
-    before = None
-    while len(seen) > 3 * _LEAST_BITS:
-        half = _fold(seen, 2)
-        if len(seen) <= 8 * most_bytes and not _sparse(half):
+def _filter_of(texts: pa.ChunkedArray, most_bytes: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """The slots of the grams of some texts, as many as the fill asks for but at most `most_bytes`; the ends of the blocks."""
+    characters = np.cumsum(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)), dtype=np.int64)
+    shares = characters[-1:] * np.arange(1, _BLOCKS + 1)[:, None] / _BLOCKS
+    ends = [int(np.searchsorted(characters, *share)) + 1 if len(share) else 0 for share in shares]
+    size = 3 * _LEAST_SLOTS
+    while size < min(_MOST_SLOTS, _SLOTS_PER_ROW * len(texts)):
+        size *= 2
+    slots = np.zeros(size, np.uint8)
+    for block, (first, end) in enumerate(itertools.pairwise((0, *ends))):
+        seen = np.zeros(size, np.bool_)
+        for codes in codes_of(texts.slice(first, end - first)):
+            for _, numbers in grams(codes):
+                seen[numbers * np.uint64(size) >> np.uint64(32)] = True
+        slots |= seen.view(np.uint8) << np.uint8(block)
+    best = None
+    for folded in _foldings(slots):
+        if best is not None and not _sparse(folded):
             break
-        before, seen = seen, half
-    if before is not None and _sparse(third := _fold(before, 3)):
-        seen = third
-    return np.packbits(seen, bitorder="little")
+        if len(folded) <= max(most_bytes, _LEAST_SLOTS):
+            best = folded
+    assert best is not None
+    return best, ends
 
 
-def _fold(seen: npt.NDArray[np.bool_], parts: int) -> npt.NDArray[np.bool_]:
-    folded: npt.NDArray[np.bool_] = np.any(seen.reshape(parts, -1), axis=0)
+def _foldings(slots: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    """The filter in all its sizes, the largest first. A slot is a share of the hashes, so that neighbours make one of a smaller
+    filter."""
+    yield slots
+    while len(slots) > 3 * _LEAST_SLOTS:
+        half = _fold(slots, 2)
+        yield half
+        yield _fold(slots, 3)
+        slots = half
+    yield _fold(slots, 3)
+
+
+def _fold(slots: npt.NDArray[np.uint8], neighbours: int) -> npt.NDArray[np.uint8]:
+    folded: npt.NDArray[np.uint8] = np.bitwise_or.reduce(slots.reshape(-1, neighbours), axis=1)
     return folded
 
 
-def _sparse(seen: npt.NDArray[np.bool_]) -> bool:
-    return bool(np.count_nonzero(seen) <= _FILL * len(seen))
-
-
-def _codes(texts: pa.ChunkedArray) -> Iterator[Codes]:
-    """The folded characters of some texts at a time, with a break between any two."""
-    for start in range(0, len(texts), _ROWS_AT_ONCE):
-        part = texts.slice(start, _ROWS_AT_ONCE).drop_null().combine_chunks()
-        if len(part) == 0:
-            continue
-        lists = pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), part)
-        joined = pc.binary_join(lists, chr(_BREAK))[0].as_py()
-        yield _folded(np.frombuffer(joined.encode("utf-32-le"), np.uint32))
-
-
-def _folded(codes: Codes) -> Codes:
-    """Characters as the index compares them: without case, each run of white space as one space."""
-    folded = _folding()[codes]
-    space = folded == _SPACE
-    again = space[1:] & space[:-1]
-    return folded if not again.any() else folded[np.concatenate(([True], ~again))[: len(folded)]]
-
-
-def _grams(codes: Codes) -> Iterator[Hashes]:
-    """The hashes of all grams, one kind after the other."""
-    wide = codes >= _FIRST_WIDE
-    for width, starts in [*((width, ~wide) for width in _NARROW), *((width, wide) for width in _WIDE)]:
-        count = len(codes) - width + 1
-        if count <= 0:
-            continue
-        good = starts[:count].copy()
-        for place in range(width):
-            good &= codes[place : place + count] != _BREAK
-        at = np.flatnonzero(good)
-        hashes = np.full(len(at), width, np.uint64)
-        for place in range(width):
-            hashes = (hashes ^ codes[at + place]) * np.uint64(0x9E3779B97F4A7C15)
-            hashes ^= hashes >> np.uint64(29)
-        hashes *= np.uint64(0xBF58476D1CE4E5B9)
-        hashes ^= hashes >> np.uint64(32)
-        yield hashes
-
-
-@cache
-def _folding() -> Codes:
-    """Code point → the one that stands for all that differ from it in case only (and perhaps for some more)."""
-    table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    parent: dict[int, int] = {}
-
-    def root(code: int) -> int:
-        while code in parent:
-            code = parent[code]
-        return code
-
-    for first, end in _CASED:
-        for code in range(first, end):
-            char = chr(code)
-            category = unicodedata.category(char)
-            if char.isspace() or category[0] == "Z":
-                table[code] = _SPACE
-            elif category == "Cn":
-                # A later Unicode may give it a case that the search engine knows already.
-                table[code] = _BREAK
-            for other in {char.lower(), char.upper(), char.title(), char.casefold()}:
-                if other != char and len(other) == 1:
-                    low, high = sorted((root(code), root(ord(other))))
-                    if low != high:
-                        parent[high] = low
-    for code in parent:
-        table[code] = root(code)
-    return table
+def _sparse(slots: npt.NDArray[np.uint8]) -> bool:
+    return all(np.count_nonzero(slots & np.uint8(1 << block)) <= _FILL * len(slots) for block in range(_BLOCKS))

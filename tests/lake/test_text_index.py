@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import HOUR, POST, START
 
-from api.query_text import And, Node, Not, Or, Term, parse
+from api.query_text import And, Node, Not, Or, Term, parse, term_pattern
 from api.sql import Bound, text_predicate
 from api.text_skip import required, required_by
-from lake import text_index
+from lake import text_grams, text_index
 from lake.convert import lake_schema
 from lake.manifest import LiveFile
 from lake.store import LakeStore
@@ -123,12 +123,27 @@ def test_a_match_is_never_hidden(
     text_index.build(store, file)
     if _matches(connection, node, texts, exact):
         assert text_index.candidates(store.root, [file], required_by(node)) == [file]
+    for place, text in enumerate(texts):
+        if _matches(connection, node, [text], exact):
+            (part,) = text_index.parts(store.root, [file], required_by(node))
+            assert part.rows is None or any(first <= place < end for first, end in part.rows)
+
+
+def test_white_space_is_the_same_set_for_the_search_and_the_index(connection: duckdb.DuckDBPyConnection) -> None:
+    folding = text_grams._folding()
+    everything = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
+    connection.register("one", pa.table({"c": everything}))
+    pattern = term_pattern(Term("a b"), exact=False)
+    found = connection.execute("SELECT c FROM one WHERE regexp_matches('a' || c || 'b', $p)", {"p": pattern}).fetchall()
+    spaces = {char for (char,) in found}
+    assert spaces == {char for char in everything if folding[ord(char)] == ord(" ")}
+    assert spaces == {char for char in everything if char.isspace()}
 
 
 def test_characters_that_the_search_engine_takes_for_the_same_fold_to_the_same(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    folding = text_index._folding()
+    folding = text_grams._folding()
     everything = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
     connection.register("one", pa.table({"c": everything}))
     cased = [char for char in everything if len({char, char.lower(), char.upper(), char.title()}) > 1]
@@ -150,7 +165,7 @@ def test_files_without_the_word_are_left_out(tmp_path: Path) -> None:
         for number, topic in enumerate(["zeitgeist of today", "sourdough bread", "地震速報です"])
     ]
     for file in files:
-        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.grams").stat().st_size
+        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.blocks").stat().st_size
 
     def left(query: str) -> list[int]:
         return [files.index(file) for file in text_index.candidates(tmp_path, files, required(query))]
@@ -158,13 +173,33 @@ def test_files_without_the_word_are_left_out(tmp_path: Path) -> None:
     assert left("ZEITGEIST") == [0]
     assert left('"sourdough  bread"') == [1]
     assert left('"sourdough today"') == []
-    assert left("地震") == [2]
+    assert left("地震速報") == [2]
     assert left("zeitgeist OR sourdough") == [0, 1]
     assert left("zeitgeist sourdough") == []
     assert left("zeit*today") == [0]
     assert left("about -zeitgeist") == [0, 1, 2]
-    assert left("zeitgeist OR abc") == [0, 1, 2]
-    assert left("cat") == [0, 1, 2]
+    assert left("zeitgeist OR ab") == [0, 1, 2]
+    assert left("cat") == []
+    assert left("ost") == [0, 1, 2]
+    assert left('"t of"') == [0]
+    assert left('"of  t"') == [0]
+    assert left('"of\u3000t*y"') == [0]
+    assert left('"f z"') == []
+
+
+def test_blocks_without_the_word_are_left_out(tmp_path: Path) -> None:
+    store = LakeStore(tmp_path)
+    file = _write(
+        store, [*(f"{'zeitgeist' if row in (5, 41, 42, 79) else 'sourdough'} {row}" for row in range(80)), None]
+    )
+    text_index.build(store, file)
+
+    def rows(query: str) -> list[text_index.Rows | None]:
+        return [part.rows for part in text_index.parts(tmp_path, [file], required(query))]
+
+    assert rows("zeitgeist") == [((0, 11), (41, 51), (71, 80))]
+    assert rows("kubernetes") == []
+    assert rows("-zeitgeist") == [None]
 
 
 def test_the_index_follows_the_files_of_the_lake(tmp_path: Path) -> None:
@@ -179,7 +214,7 @@ def test_the_index_follows_the_files_of_the_lake(tmp_path: Path) -> None:
     assert text_index.candidates(tmp_path, [small, old, new], required("zeitgeist")) == [small]
     assert text_index.sweep(tmp_path, _Snapshot([new])) == 1  # type: ignore[arg-type]
     assert text_index.candidates(tmp_path, [old, new], required("zeitgeist")) == [old]
-    path = tmp_path / ".text-index" / f"{new.sha256}.grams"
+    path = tmp_path / ".text-index" / f"{new.sha256}.blocks"
     for damaged in (b"", b"PXG", path.read_bytes()[:-1], b"PXG\x00" + path.read_bytes()[4:]):
         path.write_bytes(damaged)
         assert text_index.candidates(tmp_path, [new], required("zeitgeist")) == [new]
@@ -193,14 +228,14 @@ def test_a_flipped_bit_anywhere_hides_nothing(tmp_path: Path, caplog: pytest.Log
     texts: list[str | None] = [" ".join(draw.choices(words, k=60)) for _ in range(4000)]
     file = _write(store, [*texts, "zeitgeist 地震 sourdough77"])
     text_index.build(store, file)
-    path = tmp_path / ".text-index" / f"{file.sha256}.grams"
+    path = tmp_path / ".text-index" / f"{file.sha256}.blocks"
     whole = path.read_bytes()
-    assert len(whole) > 4096 + 12, "more than one block"
+    assert len(whole) > 1024 + 44, "more than one piece"
     held = [required(text) for text in ("zeitgeist", "地震", "sourdough77", '"zeitgeist"')]
     absent = required("kubernetes")
     assert text_index.candidates(tmp_path, [file], absent) == []
     noticed = 0
-    for place in [*range(40), *range(40, len(whole), 37), *range(len(whole) - 40, len(whole))]:
+    for place in [*range(60), *range(60, len(whole), 37), *range(len(whole) - 40, len(whole))]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         assert all(text_index.candidates(tmp_path, [file], condition) == [file] for condition in held), place
         noticed += text_index.candidates(tmp_path, [file], absent) == [file]
