@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.api_lake import build
 from benchmarks.api_rows import DAY_US, HOUR_US, START_US
-from benchmarks.api_texts import known_word, rare_word
+from benchmarks.api_texts import known_word, rare_word, unindexed
 
 MIXES = ("lookups", "search", "engagement", "counts", "explain", "export", "starvation", "crowd")
 
@@ -205,8 +205,8 @@ class Bench:
         self._timed(f"{self._days} days: rare phrases", 1, self._searches(phrases))
         wide = [rare_word(d % self._days, "ja", 0.7) for d in range(some)]
         self._timed(f"{self._days} days: rare Japanese words", 1, self._searches(wide))
-        short = [f'"{known_word(400 + d)[:4]} qx"' for d in range(few)]
-        self._timed(f"{self._days} days: everything read (words too short to index)", 10, self._searches(short))
+        short = [unindexed(400 + d) for d in range(few)]
+        self._timed(f"{self._days} days: everything read (pieces too short to index)", 10, self._searches(short))
         self._timed(f"{self._days} days: words of every hour, 1,000 rows", 10, self._searches(middle[:few], limit=1000))
         self._timed(f"{self._days} days: oldest 50, common words", 0.1, self._searches(common, sort="oldest"))
 
@@ -245,7 +245,7 @@ class Bench:
         for days in sorted({1, min(7, self._days), self._days}):
             when = {"start": iso(START_US + (self._days - days) * DAY_US), "end": self._last["end"]}
             for path, more in (
-                ("search", {"text": f'"{known_word(400)[:4]} qx"'}),
+                ("search", {"text": unindexed(400)}),
                 ("counts", {"text": known_word(30)}),
                 ("counts", {"lang": "ja"}),
             ):
@@ -291,7 +291,7 @@ class Bench:
         def heavy(number: int) -> None:
             with httpx.Client(base_url=self._url, timeout=600) as client:
                 while not stop.is_set():
-                    text = f'"{known_word(500 + number)[:4]} qx"'
+                    text = unindexed(500 + number)
                     statuses[client.get("/v1/counts", params={"text": text}).status_code] += 1
 
         threads = [threading.Thread(target=heavy, args=(number,)) for number in range(4)]

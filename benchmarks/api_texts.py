@@ -64,6 +64,11 @@ def known_word(rank: int, tag: str = "en") -> str:
     return next(one for one in languages() if one.tag == tag).known[rank]
 
 
+def unindexed(rank: int) -> str:
+    """A term that hardly occurs and that no index of runs of characters knows: its pieces between wildcards are of two letters."""
+    return f"{known_word(rank)[:2]}*qx*zj"
+
+
 class Texts:
     """Writes texts of one language; keeps the window of one day."""
 
