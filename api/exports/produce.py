@@ -41,7 +41,7 @@ SLICE_ROWS: Final = 100_000
 """What is sorted into place and written at once: a row group of the file. The allocator keeps buffers of this size for the
 next slice; larger ones it gives back, and taking fresh pages for them cost more than the sorting."""
 _COLLECTION: Final = "collection"
-"""The same in every row of posts, so that it is neither read nor sorted."""
+"""The same in every row of posts, so that it is never sorted, and read for label tables only."""
 _AHEAD: Final = 3
 """Slices that may wait for the writers."""
 
@@ -86,7 +86,8 @@ def produce(
     selected = ", ".join((*(f"r.{name}" for name in wanted), *extra_columns))
     label_columns, label_joins = _label_columns(plan, source)
     statement = (
-        f"WITH matching AS (SELECT {', '.join(f'r.{name}' for name in wanted)} FROM {source.relation}"
+        # Label tables join by collection too; without one the column is not read.
+        f"WITH matching AS (SELECT {', '.join(f'r.{name}' for name in (*wanted, _COLLECTION))} FROM {source.relation}"
         f" WHERE {source.condition})"
         f" SELECT {', '.join((selected, *label_columns))} FROM matching AS r {joins} {label_joins}"
     )
