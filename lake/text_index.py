@@ -1,10 +1,11 @@
 """A skip index for text search: which rows of which files of posts can hold a word or phrase at all.
 
 Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.blocks`: a bloom filter of the short runs of
-characters (grams) that occur in its texts, kept apart for eight blocks of its rows. A search reads only the blocks that have all
-grams of a word. A gram has 3 to 6 characters, or 2 to 4 where the first is of a wide script (Chinese, Japanese, Korean, emoji).
-Characters that differ in case only count as one, and a run of white space counts as one space. A file without a side file has to
-be read. Named by the digest of the file it describes, a side file can be missing but never stale.
+characters (grams) that occur in its texts, kept apart for eight blocks of its rows. A search opens only the files in which
+one block has all grams of a word. A gram has 3 to 6 characters, or 2 to 4 where the first is of a wide script (Chinese,
+Japanese, Korean, emoji). Characters that differ in case only count as one, and a run of white space counts as one space. A
+file without a side file has to be read. Named by the digest of the file it describes, a side file can be missing but never
+stale.
 
 Format: b"PXG" + format number 3 (1 byte), number of slots, for each of the eight blocks the number of the row behind its last,
 CRC-32 of these bytes; then the slots, one byte each, in pieces of 1020 bytes (the last may be shorter), each followed by the CRC-32
