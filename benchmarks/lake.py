@@ -96,9 +96,8 @@ def generate(data: Path, count: int, folder: Path) -> None:
                 frame.seq, stamp, False, False, frame.envelope_json, frame.record,
             )  # fmt: skip
         else:
-            encode = getattr(encoder, type(frame).__name__.lower())
-            topic, body = encode(
-                frame.time_us, frame.did, frame.seq, stamp, False, False, frame.envelope_json, frame.payload
+            topic, body = encoder.upstream(
+                frame.kind, frame.time_us, frame.did, frame.seq, stamp, False, False, frame.envelope_json, frame.payload
             )
         bodies[topic].append(body)
         partitions[topic].append(zlib.crc32(frame.did.encode()) % PARTITIONS)

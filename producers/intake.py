@@ -195,13 +195,10 @@ class Intake:
         return Outcome(taken, full, tuple(infos), error)
 
     def _encode_upstream(self, event: Identity | Account | Sync, received_us: int) -> tuple[str, bytes]:
-        encoder = self._encoder
         if isinstance(event, Sync):
             self._resyncs.note(event.did, event.payload)
-            encode = encoder.sync
-        else:
-            encode = encoder.identity if isinstance(event, Identity) else encoder.account
-        return encode(
+        return self._encoder.upstream(
+            event.kind,
             event.time_us,
             event.did,
             event.seq,

@@ -58,10 +58,10 @@ def retried(letter: DeadLetter) -> Retried:
             event.record,
         )
     elif isinstance(event, (Identity, Account, Sync)):
-        encode = {Identity: encoder.identity, Account: encoder.account, Sync: encoder.sync}[type(event)]
-        topic, body = encode(
-            event.time_us, event.did, event.seq, letter.received_us, True, False, event.envelope_json, event.payload
-        )
+        topic, body = encoder.upstream(
+            event.kind, event.time_us, event.did, event.seq, letter.received_us, True, False, event.envelope_json,
+            event.payload,
+        )  # fmt: skip
     else:
         raise BadRecord(DeadLetterReason.NOT_AN_EVENT, f"a frame that carries no event: {type(event).__name__}")
     if len(body) > TOPICS[topic].max_message_bytes:

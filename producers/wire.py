@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 
+from schemas.codec import UpstreamKind
 from schemas.errors import DeadLetterReason
 
 MAX_SEQ: Final = 2**63 - 1
@@ -48,6 +49,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Upstream(msgspec.Struct, frozen=True, gc=False):
+    kind: ClassVar[UpstreamKind]
+
     seq: int | None
     time_us: int
     did: str
@@ -58,13 +61,19 @@ class _Upstream(msgspec.Struct, frozen=True, gc=False):
 class Identity(_Upstream, frozen=True, gc=False):
     """A handle or DID document changed; `payload` is the exact JSON text of the relay's object."""
 
+    kind: ClassVar[UpstreamKind] = "identity"
+
 
 class Account(_Upstream, frozen=True, gc=False):
     """An account's hosting status changed; `payload` is the exact JSON text of the relay's object."""
 
+    kind: ClassVar[UpstreamKind] = "account"
+
 
 class Sync(_Upstream, frozen=True, gc=False):
     """A repository was re-read (v2 only); `payload` is the exact JSON text of the relay's object."""
+
+    kind: ClassVar[UpstreamKind] = "sync"
 
 
 class Info(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from typing import Final
+from typing import Final, Literal
 
 from schemas import binary
 from schemas.binary import FALSE, LENGTH, NULL, SOME_LENGTH, TRUE, some_long, some_text
@@ -12,13 +12,14 @@ from schemas.errors import BadRecord, DeadLetterReason
 from schemas.json_text import dumps, loads
 from schemas.lexicons import LEXICONS, Kind
 from schemas.record_codec import FITS, LOOSE_ENCODERS, OtherCodec, RecordCodec, is_text
-from schemas.topics import ACCOUNT, IDENTITY, OTHER, PREFIX, SYNC, TOPICS
+from schemas.topics import OTHER, PREFIX, TOPICS
 
 OPERATIONS: Final = {name: some_text(name) for name in ("create", "update", "delete")}
 ABSENT: Final = "$absent"
 """Member of `extra_json` that lists members which the source lacked although the typed fields would restore them."""
 _COMMIT: Final = binary.text("commit")
-_UPSTREAM_FIELDS: dict[str, tuple[tuple[str, Kind], ...]] = {
+UpstreamKind = Literal["identity", "account", "sync"]
+_UPSTREAM_FIELDS: dict[UpstreamKind, tuple[tuple[str, Kind], ...]] = {
     "identity": (("handle", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
     "account": (("active", Kind.BOOLEAN), ("status", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
     "sync": (("blocks", Kind.TEXT), ("rev", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
@@ -122,61 +123,15 @@ class EventEncoder:
         except UnicodeEncodeError as error:
             raise BadRecord(DeadLetterReason.UNREPRESENTABLE, f"envelope: {error}") from None
 
-    def identity(
-        self,
-        time_us: int,
-        did: str,
-        seq: int | None,
-        received_us: int,
-        replayed: bool,
-        resync: bool,
-        envelope_json: str | None,
-        payload: bytes,
-    ) -> tuple[str, bytes]:
-        """Encode an identity event; `payload` is the JSON text of the nested upstream object."""
-        return IDENTITY, self._upstream(
-            "identity", time_us, did, seq, received_us, replayed, resync, envelope_json, payload
-        )
-
-    def account(
-        self,
-        time_us: int,
-        did: str,
-        seq: int | None,
-        received_us: int,
-        replayed: bool,
-        resync: bool,
-        envelope_json: str | None,
-        payload: bytes,
-    ) -> tuple[str, bytes]:
-        """Encode an account event; `payload` as for `identity`."""
-        return ACCOUNT, self._upstream(
-            "account", time_us, did, seq, received_us, replayed, resync, envelope_json, payload
-        )
-
-    def sync(
-        self,
-        time_us: int,
-        did: str,
-        seq: int | None,
-        received_us: int,
-        replayed: bool,
-        resync: bool,
-        envelope_json: str | None,
-        payload: bytes,
-    ) -> tuple[str, bytes]:
-        """Encode a sync event; `payload` as for `identity`."""
-        return SYNC, self._upstream("sync", time_us, did, seq, received_us, replayed, resync, envelope_json, payload)
-
     def _note_received(self, received_us: int) -> None:
         """Prepare the fields received_us, replayed and resync, which the events of one socket read share."""
         received = binary.long(received_us)
         self._tails = tuple(received + replayed + resync for replayed in (FALSE, TRUE) for resync in (FALSE, TRUE))
         self._received_us = received_us
 
-    def _upstream(
+    def upstream(
         self,
-        kind: str,
+        kind: UpstreamKind,
         time_us: int,
         did: str,
         seq: int | None,
@@ -185,7 +140,11 @@ class EventEncoder:
         resync: bool,
         envelope_json: str | None,
         payload: bytes,
-    ) -> bytes:
+    ) -> tuple[str, bytes]:
+        """Encode an event that the relay passed on about an account; `payload` is the JSON text of the nested upstream object.
+
+        Returns topic and body. Raises BadRecord when the payload is no object, or when a text has no UTF-8 form.
+        """
         upstream = loads(payload)
         if not isinstance(upstream, dict):
             raise BadRecord(DeadLetterReason.WRONG_TYPE, f"{kind} is {type(upstream).__name__}, not an object")
@@ -211,10 +170,11 @@ class EventEncoder:
                 fields.append(NULL)
         if received_us != self._received_us:
             self._note_received(received_us)
+        topic = PREFIX + kind
         try:
-            return b"".join(
+            return topic, b"".join(
                 (
-                    self._headers[PREFIX + kind],
+                    self._headers[topic],
                     binary.long(time_us),
                     binary.text(did),
                     binary.text(kind),

@@ -98,7 +98,9 @@ def events(
         choice = rng.random()
         if choice < 0.04:
             payload = dumps({"did": did, "seq": seed * 10_000_000 + number + 1, "time": "t", "active": True}).encode()
-            topic, body = encoder.account(time_us + later_us, did, **common, envelope_json=None, payload=payload)
+            topic, body = encoder.upstream(
+                "account", time_us + later_us, did, **common, envelope_json=None, payload=payload
+            )
             identity: Identity = ("account", did, str(seed * 10_000_000 + number + 1))
         else:
             collection, record = _record(rng, choice, time_us, did)

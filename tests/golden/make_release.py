@@ -31,7 +31,7 @@ from lake.erase import erase
 from lake.manifest import HOUR_US, Gap, Manifest, Position, TopicPartition, open_manifest
 from lake.roll import roll_hour
 from lake.store import LakeStore
-from schemas.codec import EventEncoder
+from schemas.codec import EventEncoder, UpstreamKind
 from schemas.framing import RegistryFraming, SingleObjectFraming
 from schemas.json_text import dumps
 from schemas.topics import TOPICS
@@ -96,13 +96,13 @@ class Source:
         )  # fmt: skip
         self.events.append((topic, did(who), body, time_us))
 
-    def upstream(self, kind: str, time_us: int, who: int, **members: Any) -> None:
+    def upstream(self, kind: UpstreamKind, time_us: int, who: int, **members: Any) -> None:
         """An identity, account or sync event."""
         common = self._common(time_us)
         payload = dumps(
             {"did": did(who), "seq": common["seq"] + 7, "time": "2026-11-01T10:00:00.001Z"} | members
         ).encode()
-        topic, body = getattr(self._encoder, kind)(time_us, did(who), payload=payload, **common)
+        topic, body = self._encoder.upstream(kind, time_us, did(who), payload=payload, **common)
         self.events.append((topic, did(who), body, time_us))
 
 

@@ -74,8 +74,9 @@ def text_through_avro(frame: bytes, wire: str) -> str:
         )  # fmt: skip
     else:
         assert isinstance(event, (Identity, Account, Sync))
-        encode = {Identity: encoder.identity, Account: encoder.account, Sync: encoder.sync}[type(event)]
-        topic, body = encode(event.time_us, event.did, event.seq, 1, False, False, event.envelope_json, event.payload)
+        topic, body = encoder.upstream(
+            event.kind, event.time_us, event.did, event.seq, 1, False, False, event.envelope_json, event.payload
+        )
     row = decode_body(latest(TOPICS[topic].schema), body)
     text = frame_v1(row) if wire == "v1" else frame_v2(row)
     assert text is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.avro_schemas import latest
 from schemas.bodies import decode_body
-from schemas.codec import EventEncoder
+from schemas.codec import EventEncoder, UpstreamKind
 from schemas.errors import BadRecord, DeadLetterReason
 from schemas.json_text import dumps, loads
 from schemas.lexicons import LEXICONS, Kind
@@ -159,9 +159,9 @@ def test_the_strict_path_fills_typed_fields_and_leaves_no_rest() -> None:
         ("sync", {"did": DID, "blocks": "odd", "rev": 5}),
     ],
 )
-def test_upstream_objects_are_rebuilt_exactly(kind: str, payload: dict[str, Any]) -> None:
+def test_upstream_objects_are_rebuilt_exactly(kind: UpstreamKind, payload: dict[str, Any]) -> None:
     encoder = EventEncoder("h", "v2")
-    topic, body = getattr(encoder, kind)(TIME, DID, 1, TIME, False, False, None, json.dumps(payload).encode())
+    topic, body = encoder.upstream(kind, TIME, DID, 1, TIME, False, False, None, json.dumps(payload).encode())
     row = decode_body(TOPICS[topic].schema, body)
     assert json.loads(upstream_text(row)) == payload
 
