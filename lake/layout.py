@@ -44,17 +44,22 @@ _LINKS: Final = frozenset(
 """Tables of identifiers and numbers, without text worth mentioning."""
 
 _LOOKED_UP: Final = {
-    "app.bsky.feed.post": ("did", "reply_root_rkey_tid"),
-    "app.bsky.feed.like": ("did", "subject_rkey_tid"),
-    "app.bsky.graph.follow": ("did", "subject"),
+    "app.bsky.feed.post": {
+        "did": 0.1,
+        "rkey_tid": 0.05,
+        "reply_root_rkey_tid": 0.02,
+        "reply_parent_rkey_tid": 0.02,
+        "quote_rkey_tid": 0.02,
+    },
+    "app.bsky.feed.like": {"did": 0.1, "subject_rkey_tid": 0.02},
+    "app.bsky.feed.repost": {"subject_rkey_tid": 0.02},
+    "app.bsky.graph.follow": {"did": 0.1, "subject": 0.02},
 }
-"""Columns with a bloom filter in rolled files: who wrote it, and what a reply, like or follow is about."""
+"""Columns with a bloom filter in rolled files, and of how many files without the value one may be read for nothing: who wrote it,
+which record it is, what it is about (`lake.bloom` asks them). One account is in many files in any case, one record in few."""
 
-_FALSE_POSITIVES: Final = 0.1
-"""Of ten files without the value one is read for nothing: half the size of one in fifty."""
-
-_BLOOM_FROM_ROWS: Final = 30_000
-"""A smaller file's column of accounts is read in the time that opening the file takes; the filter would add 1 % to it."""
+_BLOOM_FROM_ROWS: Final = 10_000
+"""A smaller file's column of keys is read in the time that opening the file takes; the filters would add 1 % to it."""
 
 _STATISTICS: Final = ("time", "operation", "resync", "rkey_tid", "kafka_offset", "erased")
 
@@ -135,7 +140,8 @@ def writer_options(
         options["write_page_checksum"] = False
     elif rows >= _BLOOM_FROM_ROWS and table in _LOOKED_UP:
         # Sized for all values being different; the writer folds a filter that is too large for those it got.
-        options["bloom_filter_options"] = {name: {"ndv": rows, "fpp": _FALSE_POSITIVES} for name in _LOOKED_UP[table]}
+        shares = _LOOKED_UP[table]
+        options["bloom_filter_options"] = {name: {"ndv": rows, "fpp": share} for name, share in shares.items()}
     return options
 
 
