@@ -59,7 +59,7 @@ _LOOKED_UP: Final = {
 which record it is, what it is about (`lake.bloom` asks them). One account is in many files in any case, one record in few."""
 
 _BLOOM_FROM_ROWS: Final = 10_000
-"""A smaller file's column of keys is read in the time that opening the file takes; the filters would add 1 % to it."""
+"""Of files of 19,000 rows a filter is asked in a tenth of the time that reading the column takes; smaller files save less."""
 
 _STATISTICS: Final = ("time", "operation", "resync", "rkey_tid", "kafka_offset", "erased")
 

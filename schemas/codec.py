@@ -19,6 +19,7 @@ ABSENT: Final = "$absent"
 """Member of `extra_json` that lists members which the source lacked although the typed fields would restore them."""
 _COMMIT: Final = binary.text("commit")
 UpstreamKind = Literal["identity", "account", "sync"]
+"""Events about an account, which carry an object of the relay; the last part of their topics' names."""
 _UPSTREAM_FIELDS: dict[UpstreamKind, tuple[tuple[str, Kind], ...]] = {
     "identity": (("handle", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
     "account": (("active", Kind.BOOLEAN), ("status", Kind.TEXT), ("seq", Kind.INTEGER), ("time", Kind.TEXT)),
@@ -123,12 +124,6 @@ class EventEncoder:
         except UnicodeEncodeError as error:
             raise BadRecord(DeadLetterReason.UNREPRESENTABLE, f"envelope: {error}") from None
 
-    def _note_received(self, received_us: int) -> None:
-        """Prepare the fields received_us, replayed and resync, which the events of one socket read share."""
-        received = binary.long(received_us)
-        self._tails = tuple(received + replayed + resync for replayed in (FALSE, TRUE) for resync in (FALSE, TRUE))
-        self._received_us = received_us
-
     def upstream(
         self,
         kind: UpstreamKind,
@@ -143,7 +138,8 @@ class EventEncoder:
     ) -> tuple[str, bytes]:
         """Encode an event that the relay passed on about an account; `payload` is the JSON text of the nested upstream object.
 
-        Returns topic and body. Raises BadRecord when the payload is no object, or when a text has no UTF-8 form.
+        Returns topic and body. Raises BadRecord: WRONG_TYPE (no object), UNREPRESENTABLE (a text without a UTF-8 form), and
+        the reasons of `loads`.
         """
         upstream = loads(payload)
         if not isinstance(upstream, dict):
@@ -192,3 +188,9 @@ class EventEncoder:
             )
         except UnicodeEncodeError as error:
             raise BadRecord(DeadLetterReason.UNREPRESENTABLE, f"envelope: {error}") from None
+
+    def _note_received(self, received_us: int) -> None:
+        """Prepare the fields received_us, replayed and resync, which the events of one socket read share."""
+        received = binary.long(received_us)
+        self._tails = tuple(received + replayed + resync for replayed in (FALSE, TRUE) for resync in (FALSE, TRUE))
+        self._received_us = received_us
