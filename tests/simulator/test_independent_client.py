@@ -18,6 +18,15 @@ from truewire_core.validation import validator
 from simulator.mix import KNOWN
 from tests.simulator.conftest import Running
 
+KINDS = ("commit", "identity", "account")
+"""Not `sync`: the client of `atproto` 0.0.73 stops at the `$bytes` of its blocks (atproto's JSON mapping of bytes)."""
+
+
+def _client(running: Running, compress: bool = False) -> JetstreamClient:
+    return JetstreamClient(
+        {"cursor": 1, "kinds": list(KINDS)}, base_uri=f"ws://127.0.0.1:{running.service.port}/xrpc", compress=compress
+    )
+
 
 def _read(client: JetstreamClient, count: int) -> tuple[list[Any], list[BaseException]]:
     messages: list[Any] = []
@@ -38,11 +47,9 @@ def _read(client: JetstreamClient, count: int) -> tuple[list[Any], list[BaseExce
 
 
 def test_it_reads_all_events_plain_and_compressed(shared: Running) -> None:
-    events = list(shared.ledger.events())
+    events = [event for event in shared.ledger.events() if event.kind in KINDS]
     for compress in (False, True):
-        client = JetstreamClient(
-            {"cursor": 1}, base_uri=f"ws://127.0.0.1:{shared.service.port}/xrpc", compress=compress
-        )
+        client = _client(shared, compress)
         messages, errors = _read(client, len(events))
         assert errors == []
         assert client.compressed is compress
@@ -86,11 +93,12 @@ def test_it_survives_rotation_drops_and_odd_frames(start: Callable[..., Running]
     running = start(rate=1500.0, history_hours=0.2)
     running.scenario("drop", every=700, count=1)
     running.scenario("unknown-payload", every=300)
-    client = JetstreamClient({"cursor": 1}, base_uri=f"ws://127.0.0.1:{running.service.port}/xrpc")
+    running.scenario("sync")
+    client = _client(running)
     threading.Timer(0.5, running.scenario, ("rotate-dictionary",)).start()
     messages, errors = _read(client, 3000)
     assert errors == []
-    known = {event.seq for event in running.ledger.events()}
+    known = {event.seq for event in running.ledger.events() if event.kind in KINDS}
     seqs = [message.seq for message in messages]
     assert seqs == sorted(known)[: len(seqs)]
     assert running.fired("drop") == 1
