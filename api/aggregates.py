@@ -13,7 +13,7 @@ from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import PostFilters, TimeRange
 from api.labels.sql import LabelColumn, label_join
-from api.posts_query import Selection, prepare
+from api.posts_query import Reader, Selection, prepare
 from api.relation import Lake
 from api.snapshots import Scan
 from api.sql import clock_column
@@ -143,7 +143,7 @@ def total_authors(session: Session, lake: Lake, plan: CountPlan) -> int:
     """Distinct authors over the whole range."""
     if not plan.scan.files:
         return 0
-    source = prepare(session, lake, plan.scan, plan.selection, reads_all=True)
+    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
     statement = f"SELECT count(DISTINCT r.did) FROM {source.relation} WHERE {source.condition}"
     rows = session.rows(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
     return int(rows[0][0])
@@ -160,7 +160,7 @@ def _by_bucket(
 ) -> dict[datetime, tuple[int, int]]:
     if not scan.files:
         return {}
-    source = prepare(session, lake, scan, selection, reads_all=True)
+    source = prepare(session, lake, scan, selection, reader=Reader.ALL)
     authors = "count(DISTINCT r.did)" if plan.authors else "0"
     clock = clock_column(selection.filters.clock)
     statement = (
@@ -254,7 +254,7 @@ def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict
     """The largest groups, and how many groups there are in all."""
     if not plan.scan.files:
         return [], 0
-    source = prepare(session, lake, plan.scan, plan.selection, reads_all=True)
+    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
     clock = clock_column(plan.selection.filters.clock)
     names = [f"key{number}" for number in range(len(plan.groups))]
     own, joined, joins = ["r.did", "r.collection", "r.rkey_tid", "r.rkey_text"], [], []

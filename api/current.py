@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from api.citations import AsOf
 from api.engine import Session
@@ -62,6 +63,8 @@ _RECORD_JOIN: Final = (
 _PLACE_JOIN: Final = (
     "ANTI JOIN ended_places AS p ON p.kafka_offset = r.kafka_offset AND p.kafka_partition = r.kafka_partition"
 )
+ENDING_KEYS: Final = ("did", "collection", "rkey_tid", "rkey_text", "rev_tid", "time")
+"""The columns of a row that tell what can end it."""
 IS_RECORD: Final = "operation IN ('create', 'update') AND erased IS NULL"
 """Rows that hold a record's content."""
 
@@ -89,6 +92,21 @@ class Ends:
                 session.register(f"{prefix}_{name}", table)
                 joins.append(join.replace(f"ended_{name}", f"{prefix}_{name}"))
         return " ".join(joins)
+
+    def standing(self, session: Session, rows: pa.Table) -> list[int]:
+        """Numbers, from 0, of the rows that did not end and are not hidden; `rows` have the columns ENDING_KEYS.
+
+        For the few rows of a page: what ended is searched for their accounts first, which takes about a millisecond.
+        """
+        accounts = pc.unique(rows["did"])
+        few = Ends(*(_about(table, accounts) for table in (self.records, self.accounts, self.syncs)))
+        joins = few.attach(session, "standing")
+        if not joins:
+            return list(range(rows.num_rows))
+        numbered = rows.select(list(ENDING_KEYS)).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
+        session.register("standing_rows", numbered)
+        kept = session.rows(f"SELECT r.number FROM standing_rows AS r {joins} ORDER BY r.number", {})  # noqa: S608
+        return [number for (number,) in kept]
 
     def attach_places(self, session: Session, paths: Sequence[str]) -> str:
         """The same joins for queries that keep most rows of some files: where the ended rows lie is looked up first.
@@ -130,6 +148,10 @@ class Ends:
         if self.syncs.num_rows:
             found.append(("ended_syncs AS s", f"s.did = r.did AND {_NEWER}"))
         return found
+
+
+def _about(table: pa.Table, accounts: pa.Array) -> pa.Table:
+    return table.filter(pc.is_in(table["did"], value_set=accounts))
 
 
 _PLACE: Final = (("kafka_partition", pa.int32()), ("kafka_offset", pa.int64()))

@@ -1,52 +1,57 @@
 """The second half of reading a page: all columns of the few rows that were found by reading a few columns of many.
 
-A column of an hour is one compressed page, so that reading a row costs as much as reading its hour: the first half decodes only
-what filters and order need, this one only the hours in which something was found.
+A column of an hour is one compressed page, so that reading a row costs nearly as much as reading its hour: the first half decodes
+only what filters and order need, this one only the files in which something was found. Rows are named by their number in the
+file, because the reader skips by it; several values of another column are looked for in every row.
 """
 # ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
 
 from api.engine import Session
-from api.relation import READ_FILES, Lake
-from api.sql import Bound, one_of
 from lake.convert import lake_schema
-from lake.manifest import LiveFile
 
 PLACE: Final = ("time", "kafka_partition", "kafka_offset")
 """The columns whose values order the rows of a table, and tell them apart."""
+ROW: Final = ("filename", "file_row_number")
+"""Where a row lies: columns that the reader of Parquet adds to those of a file, when they are asked for by name."""
+_FILES_AT_ONCE: Final = 64
+"""Each file is a branch of a statement, whose planning should not grow without bound."""
 
 
-def fetch(
-    session: Session, lake: Lake, table: str, files: Sequence[LiveFile], places: pa.Table, columns: Sequence[str]
-) -> pa.Table:
-    """The rows at `places` (with the columns PLACE, in any order), in their order, with `columns` and PLACE.
+def fetch(session: Session, table: str, places: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The rows at `places` (with the columns ROW, in any order), in their order, with `columns` and PLACE.
 
-    `files` have to hold them all. Blocks for reading the ones that do.
+    Blocks for reading the files that have them.
     """
-    names = tuple(dict.fromkeys((*columns, *PLACE)))
+    names = list(dict.fromkeys((*columns, *PLACE)))
     if not places.num_rows:
-        return lake_schema(table).empty_table().select(list(names))
+        return lake_schema(table).empty_table().select(names)
     if set(names) <= set(places.column_names):
-        return places.select(list(names))
-    times = sorted(places["time"].cast(pa.int64()).to_pylist())
-    holding = [file for file in files if _any_between(times, file.min_time_us, file.max_time_us)]
-    keys = list(zip(places["kafka_partition"].to_pylist(), places["kafka_offset"].to_pylist(), strict=True))
-    bound = Bound()
-    wanted = one_of("r.kafka_offset", sorted({offset for _, offset in keys}), bound)
-    statement = f"SELECT {', '.join(f'r.{name}' for name in names)} FROM {READ_FILES} AS r WHERE {wanted}"
-    rows = session.table(statement, {**bound.values, "files": lake.paths(holding)})
-    partitions, offsets = rows["kafka_partition"].to_pylist(), rows["kafka_offset"].to_pylist()
-    numbers = {key: number for number, key in enumerate(zip(partitions, offsets, strict=True))}
-    return rows.take(pa.array([numbers[key] for key in keys], pa.int64()))
-
-
-def _any_between(times: Sequence[int], low: int, high: int) -> bool:
-    place = bisect_left(times, low)
-    return place < len(times) and times[place] <= high
+        return places.select(names)
+    rows_of: dict[str, list[int]] = {}
+    keys = list(zip(*(places[name].to_pylist() for name in ROW), strict=True))
+    for path, number in keys:
+        rows_of.setdefault(path, []).append(number)
+    paths = sorted(rows_of)
+    selected = ", ".join(f"r.{name}" for name in (*names, *ROW))
+    found = []
+    for first in range(0, len(paths), _FILES_AT_ONCE):
+        some = paths[first : first + _FILES_AT_ONCE]
+        branches = [
+            f"SELECT {selected} FROM read_parquet($file{number}, hive_partitioning = false) AS r"
+            f" WHERE r.file_row_number IN ({', '.join(map(str, rows_of[path]))})"
+            for number, path in enumerate(some)
+        ]
+        found.append(
+            session.table(" UNION ALL ".join(branches), {f"file{number}": path for number, path in enumerate(some)})
+        )
+    rows = pa.concat_tables(found)
+    numbers = dict(zip(zip(*(rows[name].to_pylist() for name in ROW), strict=True), itertools.count()))
+    return rows.select(names).take(pa.array([numbers[key] for key in keys], pa.int64()))

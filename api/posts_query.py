@@ -7,6 +7,7 @@ reposts and replies into a set of posts, and binds every value.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final
 
 from api.current import IS_RECORD
@@ -15,11 +16,11 @@ from api.engine import Session
 from api.filters import PostFilters
 from api.identifiers import POST
 from api.labels.sql import LabelCondition, label_predicates
-from api.relation import READ_FILES, Lake, Source
+from api.relation import Lake, Source
 from api.snapshots import Scan, as_of_predicate
 from api.sql import Bound, post_predicates
 from api.text_skip import required
-from lake.text_index import candidates as candidates_by_text
+from lake.text_index import parts
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Selection:
 
 
 def narrow(lake: Lake, plan: Scan, filters: PostFilters) -> Scan:
-    """The plan without the files that cannot hold a match of the text, as far as the lake's text index knows. May block for
-    the side files."""
+    """The plan without the files and rows that cannot hold a match of the text, as far as the lake's text index knows. May block
+    for the side files."""
     condition = required(filters.text)
     if condition is None:
         return plan
-    return replace(plan, files=tuple(candidates_by_text(lake.root, plan.files, condition)))
+    kept = parts(lake.root, plan.files, condition)
+    stretches = {part.file.path: part.rows for part in kept if part.rows is not None}
+    return replace(plan, files=tuple(part.file for part in kept), stretches=stretches)
 
 
 _UNSELECTIVE: Final = frozenset(
@@ -47,36 +50,42 @@ _UNSELECTIVE: Final = frozenset(
 """Filters that may leave most posts of a range."""
 
 
-def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, reads_all: bool = False) -> Source:
-    """The posts of `plan` that are selected and current. Blocks for the reads it needs.
+class Reader(Enum):
+    """Who leaves out what ended: the reader of a few rows itself (`Source.ends`); or the relation, by joins, which look at the
+    places of ended rows in all files beforehand where the source will be read to its end."""
 
-    reads_all: the source will be read to its end, so that a look at all files beforehand may pay.
-    """
+    FEW = auto()
+    SOME = auto()
+    ALL = auto()
+
+
+def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, reader: Reader = Reader.SOME) -> Source:
+    """The posts of `plan` that are selected and current. Blocks for the reads it needs."""
     filters = selection.filters
-    source = _without_counts(session, lake, plan, selection, reads_all)
+    source = _without_counts(session, lake, plan, selection, reader)
     if not filters.engagement:
         return source
+    source = source.attached(session)
     predicates = list(source.predicates)
     keys = candidates(session, lake, plan, source)
     for kind, least in filters.engagement.items():
         session.register(f"engaged_{kind}", count_engagement(session, lake, plan, filters, keys, kind, least))
         predicates.append(f"EXISTS (FROM engaged_{kind} AS e WHERE {same_record('e', 'r')})")
-    return Source(source.relation, tuple(predicates), source.bound)
+    return replace(source, predicates=tuple(predicates))
 
 
-def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection, reads_all: bool) -> Source:
+def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection, reader: Reader) -> Source:
     filters = selection.filters
     ends = lake.current.ends(session, plan.snapshot, POST, filters.start)
-    if reads_all and plan.files and not selection.labels and _asked(filters) <= _UNSELECTIVE:
-        joins = ends.attach_places(session, lake.paths(plan.files))
-    else:
-        joins = ends.attach(session)
     bound = Bound()
     predicates = [IS_RECORD, *post_predicates(filters, bound)]
     predicates += label_predicates(selection.labels, selection.not_labels, bound)
     if plan.as_of is not None:
         predicates.append(as_of_predicate(plan.as_of, POST, bound))
-    return Source(f"{READ_FILES} AS r {joins}", tuple(predicates), bound)
+    if reader is Reader.ALL and plan.files and not selection.labels and _asked(filters) <= _UNSELECTIVE:
+        return Source(ends.attach_places(session, lake.paths(plan.files)), tuple(predicates), bound)
+    source = Source("", tuple(predicates), bound, ends)
+    return source if reader is Reader.FEW else source.attached(session)
 
 
 def _asked(filters: PostFilters) -> set[str]:

@@ -77,11 +77,11 @@ def record_source(session: Session, lake: Lake, plan: RecordPlan) -> Source:
         predicates.append(one_of("operation", plan.operations, bound))
     if plan.scan.as_of is not None:
         predicates.append(as_of_predicate(plan.scan.as_of, table, bound))
-    joins = ""
+    ends = None
     if plan.view is View.CURRENT:
-        joins = lake.current.ends(session, plan.scan.snapshot, table, plan.start_us).attach(session)
+        ends = lake.current.ends(session, plan.scan.snapshot, table, plan.start_us)
         predicates.append(IS_RECORD)
-    return Source(f"{READ_FILES} AS r {joins}", tuple(predicates), bound)
+    return Source("", tuple(predicates), bound, ends)
 
 
 def run_records(session: Session, lake: Lake, plan: RecordPlan) -> tuple[Page, list[dict[str, Any]]]:
@@ -117,19 +117,11 @@ def _holders(lake: Lake, plan: RecordPlan) -> Scan:
 
 def standings(session: Session, lake: Lake, scan: Scan, rows: pa.Table) -> list[str]:
     """For each row of a table: `current`, `delete` for a deletion itself, or why its content is not shown: `removed`."""
-    joins = lake.current.ends(session, scan.snapshot, scan.table, None).attach(session, "standing")
-    session.register(
-        "page_rows",
-        rows.select(
-            ["did", "collection", "rkey_tid", "rkey_text", "rev_tid", "time", ERASED, "operation"]
-        ).append_column("position", pa.array(range(rows.num_rows))),
-    )
-    kept = session.rows(f"SELECT r.position FROM page_rows AS r {joins} WHERE {IS_RECORD}", {})
-    current = {position for (position,) in kept}
-    operations = rows["operation"].to_pylist()
+    current = set(lake.current.ends(session, scan.snapshot, scan.table, None).standing(session, rows))
+    operations, erased = rows["operation"].to_pylist(), rows[ERASED].to_pylist()
     return [
-        "current" if number in current else "delete" if operation == "delete" else "removed"
-        for number, operation in enumerate(operations)
+        "delete" if operation == "delete" else "current" if number in current and reason is None else "removed"
+        for number, (operation, reason) in enumerate(zip(operations, erased, strict=True))
     ]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from api.current import CurrentState
+from api.current import CurrentState, Ends
+from api.engine import Session
+from api.snapshots import Scan
 from api.sql import Bound, all_of
 from lake.bloom import FilterIndex
 from lake.manifest import LiveFile
 
 READ_FILES: Final = "read_parquet($files, hive_partitioning = false)"
 """How every statement reads files: an explicit list as bound value, never a pattern or a text from a client."""
+
+_ALL_COLUMNS: Final = "SELECT *, filename, file_row_number FROM"
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,55 @@ class Lake:
         """The absolute paths of files, for a bound value."""
         return [str(self.root / file.path) for file in files]
 
+    def reading(self, scan: Scan) -> tuple[str, dict[str, Any]]:
+        """The rows of a scan that can match, as a relation with the columns of the files, and its bound values.
+
+        Files of which only some rows can are a branch each, for the reader skips by row number but has one condition for all
+        its files.
+        """
+        # Two thirds take as long as all.
+        partly = [file for file in scan.files if 3 * scan.rows_to_read(file) < 2 * file.rows]
+        if not partly:
+            return READ_FILES, {"files": self.paths(scan.files)}
+        paths = {file.path for file in partly}
+        whole = self.paths([file for file in scan.files if file.path not in paths])
+        values: dict[str, Any] = {"files": whole} if whole else {}
+        branches = [f"{_ALL_COLUMNS} {READ_FILES}"] if whole else []
+        for number, (file, path) in enumerate(zip(partly, self.paths(partly), strict=True)):
+            values[f"file{number}"] = path
+            stretches = " OR ".join(
+                f"file_row_number BETWEEN {first} AND {end - 1}" for first, end in scan.stretches[file.path]
+            )
+            branches.append(f"{_ALL_COLUMNS} read_parquet($file{number}, hive_partitioning = false) WHERE {stretches}")
+        return f"({' UNION ALL '.join(branches)})", values
+
 
 @dataclass(frozen=True)
 class Source:
-    """A relation of rows with alias r: `FROM {relation} WHERE {condition}`, with `bound.values` and `$files`."""
+    """A relation of rows with alias r: `FROM {relation} WHERE {condition}`, with `bound.values` and `$files`.
 
-    relation: str
+    ends: what the reader has still to leave out of the rows it gets; None when the relation does.
+    """
+
+    joins: str
     predicates: tuple[str, ...]
     bound: Bound
+    ends: Ends | None = None
+
+    @property
+    def relation(self) -> str:
+        """The rows of `$files`."""
+        return self.over(READ_FILES)
+
+    def over(self, reading: str) -> str:
+        """The rows of another table function or subquery that has the columns of the files."""
+        return f"{reading} AS r {self.joins}"
+
+    def attached(self, session: Session) -> Source:
+        """The same with a relation that leaves out what ended."""
+        if self.ends is None:
+            return self
+        return replace(self, joins=f"{self.joins} {self.ends.attach(session)}", ends=None)
 
     @property
     def condition(self) -> str:

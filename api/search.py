@@ -16,10 +16,10 @@ from api.columns import lake_columns
 from api.cursors import Cursor
 from api.engagement import candidates, count_engagement, same_record
 from api.engine import Session
-from api.fetch import fetch
+from api.fetch import ROW, fetch
 from api.identifiers import POST
 from api.key_skip import narrow_by_keys
-from api.posts_query import Selection, prepare
+from api.posts_query import Reader, Selection, prepare
 from api.relation import Lake
 from api.snapshots import Scan
 from api.walk import Page, after, order_by, place_of, walk
@@ -70,7 +70,7 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         session,
         lake,
         plan.scan,
-        prepare(session, lake, plan.scan, plan.selection),
+        prepare(session, lake, plan.scan, plan.selection, reader=Reader.FEW),
         plan.columns,
         newest_first=plan.sort is Sort.NEWEST,
         limit=plan.limit,
@@ -79,7 +79,7 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     )
 
 
-_KEYS_OF_ROWS: Final = ", ".join(f"r.{name}" for name in _KEYS)
+_KEYS_OF_ROWS: Final = ", ".join(f"r.{name}" for name in (*_KEYS, *ROW))
 
 
 def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
@@ -113,7 +113,7 @@ def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     if more:
         last = rows["score"][rows.num_rows - 1].as_py()
         position = Cursor((int(last), *place_of(rows).key))
-    return Page(_fetched(session, lake, plan, rows), position, True, len(plan.scan.files), plan.scan.rows)
+    return Page(fetch(session, POST, rows, plan.columns), position, True, len(plan.scan.files), plan.scan.rows)
 
 
 def _sample(session: Session, lake: Lake, plan: SearchPlan) -> Page:
@@ -125,9 +125,5 @@ def _sample(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         f" ORDER BY md5(concat_ws('/', {seed}, r.did, r.rkey_tid, r.rkey_text)) LIMIT $count"
     )
     values = {**source.bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit}
-    rows = _fetched(session, lake, plan, session.table(statement, values))
+    rows = fetch(session, POST, session.table(statement, values), plan.columns)
     return Page(rows, None, True, len(plan.scan.files), plan.scan.rows)
-
-
-def _fetched(session: Session, lake: Lake, plan: SearchPlan, places: pa.Table) -> pa.Table:
-    return fetch(session, lake, POST, plan.scan.files, places, plan.columns)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from api.citations import AsOf, Citations
@@ -13,9 +13,12 @@ from api.sql import Bound, any_of
 from api.times import format_time
 from lake.errors import SnapshotExpired
 from lake.manifest import Gap, LiveFile, Manifest, Snapshot
+from lake.text_index import Rows
 from schemas.topics import TABLE_TOPICS
 
 _END_OF_TIME_US: Final = 253_402_300_799_999_999
+MOST_FILES: Final = 96
+"""Files of a step of a walk, whole hours apart: those of which some rows are read are branches of one statement."""
 BACKFILLED: Final = "backfilled"
 """Reason of a gap that reports, beside the gap of the same stretch, that it was filled from an archive (topic bluesky.gap)."""
 
@@ -101,18 +104,25 @@ def _with_positions(manifest: Manifest) -> tuple[Snapshot, AsOf]:
 class Scan:
     """The files of one table that a query has to read, in the order of their hours.
 
-    `snapshot` is the newest one: what ended since `as_of` (None = now) is left out of every answer.
+    `snapshot` is the newest one: what ended since `as_of` (None = now) is left out of every answer. `stretches`: by path, the
+    rows of a file that can hold a match, where it is known; a reader may read the others too.
     """
 
     snapshot: Snapshot
     table: str
     files: tuple[LiveFile, ...]
     as_of: AsOf | None = None
+    stretches: Mapping[str, Rows] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Rows in those files, an upper bound of what matches."""
         return sum(file.rows for file in self.files)
+
+    def rows_to_read(self, file: LiveFile) -> int:
+        """Rows of one of the files that can match."""
+        stretches = self.stretches.get(file.path)
+        return file.rows if stretches is None else sum(end - first for first, end in stretches)
 
     @property
     def bytes(self) -> int:
@@ -120,7 +130,8 @@ class Scan:
         return sum(file.bytes for file in self.files)
 
     def steps(self, *, newest_first: bool, first_rows: int, largest_rows: int) -> list[tuple[LiveFile, ...]]:
-        """The files in steps of whole hours along the walk; each step holds about twice the rows of the one before."""
+        """The files in steps of whole hours along the walk; each has about twice the rows to read of the one before, and no
+        further hour once it has MOST_FILES."""
         hours: dict[int, list[LiveFile]] = {}
         for file in self.files:
             hours.setdefault(file.hour_us, []).append(file)
@@ -129,8 +140,8 @@ class Scan:
         rows, target = 0, first_rows
         for hour in sorted(hours, reverse=newest_first):
             step += hours[hour]
-            rows += sum(file.rows for file in hours[hour])
-            if rows >= target:
+            rows += sum(self.rows_to_read(file) for file in hours[hour])
+            if rows >= target or len(step) >= MOST_FILES:
                 steps.append(tuple(step))
                 step, rows, target = [], 0, min(target * 2, largest_rows)
         if step:

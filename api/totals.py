@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -42,7 +42,6 @@ def run_total(session: Session, lake: Lake, plan: Scan, selection: Selection, mo
     """
     until = time.monotonic() + seconds
     source = prepare(session, lake, plan, selection)
-    statement = f"SELECT count(*) FROM {source.relation} WHERE {source.condition}"  # noqa: S608 - see api.sql
     steps = plan.steps(newest_first=True, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS)
     if mode is TotalMode.ESTIMATE:
         steps = plan.steps(newest_first=True, first_rows=_FIRST_ROWS, largest_rows=_FIRST_ROWS)
@@ -50,7 +49,9 @@ def run_total(session: Session, lake: Lake, plan: Scan, selection: Selection, mo
         random.Random(plan.snapshot.version).shuffle(steps)
     found = scanned = 0
     for number, step in enumerate(steps):
-        rows = session.rows(statement, {**source.bound.values, "files": lake.paths(step)})
+        reading, values = lake.reading(replace(plan, files=step))
+        statement = f"SELECT count(*) FROM {source.over(reading)} WHERE {source.condition}"  # noqa: S608 - see api.sql
+        rows = session.rows(statement, {**source.bound.values, **values})
         found += int(rows[0][0])
         scanned += sum(file.rows for file in step)
         if time.monotonic() >= until and number + 1 < len(steps):

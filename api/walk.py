@@ -1,8 +1,8 @@
 """Reading one page along the hours, from one end, in growing steps, until it is full or its time is over.
 
 A common word fills a page from the newest hour; a rare one reads further back. A walk whose time is over ends the page
-early, and its cursor goes on where the walk stopped. Steps read what the filters and the order need; the other columns are
-fetched at the end, of the rows that were found.
+early, and its cursor goes on where the walk stopped. A step reads what the filters and the order need, of the rows that can
+match; then the other columns of what it found; then it leaves out what ended, which is little.
 """
 # ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
 
@@ -15,12 +15,13 @@ from typing import Final
 
 import pyarrow as pa
 
+from api.current import ENDING_KEYS
 from api.cursors import Cursor
 from api.engine import Session
-from api.fetch import PLACE, fetch
+from api.fetch import PLACE, ROW, fetch
 from api.relation import Lake, Source
 from api.snapshots import Scan
-from api.sql import Bound, all_of
+from api.sql import Bound
 from api.times import to_datetime, to_micros
 from lake.convert import lake_schema
 from lake.manifest import HOUR_US, LiveFile
@@ -28,6 +29,8 @@ from lake.manifest import HOUR_US, LiveFile
 _FIRST_ROWS: Final = 60_000
 """One closed hour."""
 _LARGEST_ROWS: Final = 8_000_000
+_ENDED_ROWS: Final = 4
+"""A step asks for one more row for so many that it needs, in case that some of them ended."""
 _MAX_PARTITION: Final = 2**31 - 1
 _MAX_OFFSET: Final = 2**63 - 1
 
@@ -85,42 +88,64 @@ def walk(
     """One page of `source`, with at least the lake columns `columns` and PLACE. Blocks for about `seconds` at most when single
     steps are short; the runner's deadline holds in any case."""
     until = time.monotonic() + seconds
-    predicates = list(source.predicates)
+    names = list(dict.fromkeys((*columns, *PLACE)))
     if cursor is not None:
-        predicates.append(after(cursor, source.bound, newest_first=newest_first))
-    statement = (
-        f"SELECT {', '.join(f'r.{name}' for name in PLACE)} FROM {source.relation} WHERE {all_of(predicates)}"
-        f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
-    )
-    found: list[pa.Table] = []
+        source = _behind(source, cursor, newest_first)
+    found = [lake_schema(scan.table).empty_table().select(names)]
     missing = limit + 1
     files_read = rows_scanned = 0
     complete = True
     position: Cursor | None = None
-    holding: list[LiveFile] = []
     steps = _ahead(scan, cursor, newest_first).steps(
         newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS
     )
     for number, step in enumerate(steps):
-        values = {**source.bound.values, "files": lake.paths(step), "count": missing}
-        part = session.table(statement, values)
+        part = _first(session, lake, replace(scan, files=step), source, names, newest_first, missing)
         files_read += len(step)
-        rows_scanned += sum(file.rows for file in step)
+        rows_scanned += sum(scan.rows_to_read(file) for file in step)
         if part.num_rows:
             found.append(part)
-            holding += step
         missing -= part.num_rows
         if missing <= 0:
             break
         if time.monotonic() >= until and number + 1 < len(steps):
             complete, position = False, _edge(step, newest_first)
             break
-    places = pa.concat_tables(found) if found else lake_schema(scan.table).empty_table().select(list(PLACE))
-    if places.num_rows > limit:
-        places = places.slice(0, limit)
-        position = place_of(places)
-    rows = fetch(session, lake, scan.table, holding, places, columns)
+    rows = pa.concat_tables(found[1:] or found)
+    if rows.num_rows > limit:
+        rows = rows.slice(0, limit)
+        position = place_of(rows)
     return Page(rows, position, complete, files_read, rows_scanned)
+
+
+def _first(
+    session: Session, lake: Lake, scan: Scan, source: Source, names: Sequence[str], newest_first: bool, count: int
+) -> pa.Table:
+    """The first `count` rows of all files of a scan, in order."""
+    reading, values = lake.reading(scan)
+    statement = (
+        f"SELECT {', '.join(f'r.{name}' for name in (*PLACE, *ROW))} FROM {source.over(reading)} WHERE {source.condition}"
+        f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
+    )
+    asked = count if source.ends is None else count + -(-count // _ENDED_ROWS)
+    places = session.table(statement, {**source.bound.values, **values, "count": asked})
+    if source.ends is None or not places.num_rows:
+        return fetch(session, scan.table, places, names)
+    rows = fetch(session, scan.table, places, (*names, *ENDING_KEYS))
+    kept = rows.take(pa.array(source.ends.standing(session, rows), pa.int64())).select(list(names)).slice(0, count)
+    if kept.num_rows == count or places.num_rows < asked:
+        return kept
+    behind = _behind(source.attached(session), place_of(places), newest_first)
+    return pa.concat_tables([kept, _first(session, lake, scan, behind, names, newest_first, count - kept.num_rows)])
+
+
+def _behind(source: Source, cursor: Cursor, newest_first: bool) -> Source:
+    """The rows of a source that come after the cursor."""
+    bound = Bound()
+    bound.values.update(source.bound.values)
+    return replace(
+        source, predicates=(*source.predicates, after(cursor, bound, newest_first=newest_first)), bound=bound
+    )
 
 
 def _ahead(scan: Scan, cursor: Cursor | None, newest_first: bool) -> Scan:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -30,7 +30,7 @@ from api.fetch import PLACE
 from api.handles import handles_of_accounts
 from api.identifiers import POST
 from api.labels.sql import LabelColumn, label_join
-from api.posts_query import Selection, prepare
+from api.posts_query import Reader, Selection, prepare
 from api.relation import Lake, Source
 from api.snapshots import Scan
 from lake.convert import lake_schema
@@ -78,25 +78,27 @@ def produce(
 
     Blocks until done. `report` gets the share of rows scanned. Memory holds one step of hours and a few slices.
     """
-    source = prepare(session, lake, plan.scan, plan.selection, reads_all=True)
+    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
     extra_columns, joins = _extras(session, lake, plan, source)
     wanted = tuple(
         name for name in dict.fromkeys((*lake_columns(POST, plan.fields), *KEY_COLUMNS, *PLACE)) if name != _COLLECTION
     )
     selected = ", ".join((*(f"r.{name}" for name in wanted), *extra_columns))
     label_columns, label_joins = _label_columns(plan, source)
-    statement = (
-        # Label tables join by collection too; without one the column is not read.
-        f"WITH matching AS (SELECT {', '.join(f'r.{name}' for name in (*wanted, _COLLECTION))} FROM {source.relation}"
-        f" WHERE {source.condition})"
-        f" SELECT {', '.join((selected, *label_columns))} FROM matching AS r {joins} {label_joins}"
-    )
+    # Label tables join by collection too; without one the column is not read.
+    inner = ", ".join(f"r.{name}" for name in (*wanted, _COLLECTION))
+    outer = ", ".join((selected, *label_columns))
     written = scanned = 0
     total = max(1, plan.scan.rows)
     columns: list[tuple[str, str]] = []
     with _Writers(plan, targets) as writers:
         for step in plan.scan.steps(newest_first=False, first_rows=STEP_ROWS, largest_rows=STEP_ROWS):
-            found = session.table(statement, {**source.bound.values, "files": lake.paths(step)})
+            reading, values = lake.reading(replace(plan.scan, files=step))
+            statement = (
+                f"WITH matching AS (SELECT {inner} FROM {source.over(reading)} WHERE {source.condition})"
+                f" SELECT {outer} FROM matching AS r {joins} {label_joins}"
+            )
+            found = session.table(statement, {**source.bound.values, **values})
             for rows in _by_arrival(found, plan.limit - written):
                 session.check()
                 columns = writers.write(rows, written)
