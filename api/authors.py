@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
+
 from api.current import IS_RECORD
 from api.engine import Session
+from api.key_skip import holding
 from api.records import RecordPlan, View, run_records
 from api.relation import READ_FILES, Lake
 from api.snapshots import Scan, scan
@@ -115,27 +118,27 @@ def _activity(session: Session, lake: Lake, plan: AuthorPlan) -> list[dict[str, 
     """Operations by collection as they arrived, and how many records of them stand."""
     found = []
     for one in plan.scans:
+        one = holding(lake, one, {"did": [plan.did]})
         if not one.files:
             continue
         bound = Bound()
         condition = _condition(plan, bound)
         statement = (
             "SELECT collection, count(*) FILTER (operation = 'create'), count(*) FILTER (operation = 'update'),"
-            f" count(*) FILTER (operation = 'delete'), min(time), max(time) FROM {READ_FILES} AS r WHERE {condition}"
-            " GROUP BY ALL ORDER BY collection"
+            f" count(*) FILTER (operation = 'delete'), min(time), max(time), count(*) FILTER ({IS_RECORD})"
+            f" FROM {READ_FILES} AS r WHERE {condition} GROUP BY ALL ORDER BY collection"
         )
         values = {**bound.values, "files": lake.paths(one.files)}
         counted = session.rows(statement, values)
         if not counted:
             continue
-        joins = lake.current.ends(session, plan.snapshot, one.table, plan.start_us).attach(session)
-        standing = dict(
-            session.rows(
-                f"SELECT r.collection, count(*) FROM {READ_FILES} AS r {joins} WHERE {condition} AND {IS_RECORD} GROUP BY ALL",
-                values,
-            )
-        )
-        for collection, creates, updates, deletes, first, last in counted:
+        ends = lake.current.ends(session, plan.snapshot, one.table, plan.start_us)
+        joins = ends.about(pa.array([plan.did])).attach(session)
+        standing = {row[0]: row[-1] for row in counted}
+        if joins:
+            query = f"SELECT r.collection, count(*) FROM {READ_FILES} AS r {joins} WHERE {condition} AND {IS_RECORD} GROUP BY ALL"
+            standing = dict(session.rows(query, values))
+        for collection, creates, updates, deletes, first, last, _ in counted:
             found.append(
                 {
                     "collection": collection,
@@ -157,6 +160,7 @@ def _condition(plan: AuthorPlan, bound: Bound) -> str:
 def _daily(session: Session, lake: Lake, plan: AuthorPlan) -> list[dict[str, Any]]:
     days: dict[str, dict[str, int]] = {}
     for one in plan.scans:
+        one = holding(lake, one, {"did": [plan.did]})
         if not one.files:
             continue
         bound = Bound()

@@ -93,14 +93,17 @@ class Ends:
                 joins.append(join.replace(f"ended_{name}", f"{prefix}_{name}"))
         return " ".join(joins)
 
+    def about(self, accounts: pa.Array) -> Ends:
+        """What ends or hides rows of these accounts (DIDs)."""
+        tables = (self.records, self.accounts, self.syncs)
+        return Ends(*(table.filter(pc.is_in(table["did"], value_set=accounts)) for table in tables))
+
     def standing(self, session: Session, rows: pa.Table) -> list[int]:
         """Numbers, from 0, of the rows that did not end and are not hidden; `rows` have the columns ENDING_KEYS.
 
         For the few rows of a page: what ended is searched for their accounts first, which takes about a millisecond.
         """
-        accounts = pc.unique(rows["did"])
-        few = Ends(*(_about(table, accounts) for table in (self.records, self.accounts, self.syncs)))
-        joins = few.attach(session, "standing")
+        joins = self.about(pc.unique(rows["did"])).attach(session, "standing")
         if not joins:
             return list(range(rows.num_rows))
         numbered = rows.select(list(ENDING_KEYS)).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
@@ -148,10 +151,6 @@ class Ends:
         if self.syncs.num_rows:
             found.append(("ended_syncs AS s", f"s.did = r.did AND {_NEWER}"))
         return found
-
-
-def _about(table: pa.Table, accounts: pa.Array) -> pa.Table:
-    return table.filter(pc.is_in(table["did"], value_set=accounts))
 
 
 _PLACE: Final = (("kafka_partition", pa.int32()), ("kafka_offset", pa.int64()))

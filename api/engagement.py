@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
 
-from api.current import IS_RECORD
+from api.current import ENDING_KEYS, IS_RECORD
 from api.engine import Session
 from api.filters import Clock, PostFilters
 from api.identifiers import POST
 from api.key_skip import holding, naming
-from api.relation import Lake, Source
+from api.relation import READ_FILES, Lake, Source
 from api.snapshots import Scan, as_of_predicate, scan
 from api.sql import Bound
 from lake.manifest import HOUR_US
@@ -24,6 +25,9 @@ ENGAGEMENT: Final = {
     "quotes": (POST, "quote"),
 }
 """Kind of engagement → table of the records that make it, and the stem of the at-uri columns that name the post."""
+
+_REST_OF_URI: Final = ("did", "collection", "uri_text")
+"""The columns of an at-uri beside the number of its record key."""
 
 _FEW_KEYS: Final = 200
 """More posts than this have something in nearly every file, so that looking for files without any costs more than it saves."""
@@ -66,13 +70,8 @@ def candidates(session: Session, lake: Lake, plan: Scan, source: Source) -> pa.T
 def count_engagement(
     session: Session, lake: Lake, plan: Scan, filters: PostFilters, keys: pa.Table, kind: str, least: int = 1
 ) -> pa.Table:
-    """How many current records of a kind point at each of the posts `keys`; posts with fewer than `least` are left out.
-
-    The files read are those from an hour before the range of `filters` on: a record cannot come before the post it names,
-    but another host may deliver it a little earlier.
-    """
-    start = None if filters.start is None or filters.clock is Clock.CREATED else filters.start - HOUR_US
-    return count_subjects(session, lake, plan, start, keys, kind, least)
+    """How many current records of a kind point at each of the posts `keys`; posts with fewer than `least` are left out."""
+    return count_subjects(session, lake, plan, _start(filters), keys, kind, least)
 
 
 def count_subjects(
@@ -89,10 +88,63 @@ def count_subjects(
     session.register(f"posts_{kind}", keys)
     bound = Bound()
     visible = "TRUE" if plan.as_of is None else as_of_predicate(plan.as_of, table, bound)
+    key = f"{stem}_rkey_tid"
+    columns = ", ".join(f"r.{name}" for name in (*ENDING_KEYS, key, *(f"{stem}_{part}" for part in _REST_OF_URI)))
+    rows = f"SELECT {columns} FROM {READ_FILES} AS r"
+    # One number tells most rows apart; what ended is searched for those only that it leaves.
+    named = [f"{rows} SEMI JOIN posts_{kind} AS c ON c.rkey_tid = r.{key} WHERE {IS_RECORD} AND {visible}"]
+    if keys["rkey_tid"].null_count:
+        named.append(f"{rows} WHERE {IS_RECORD} AND {visible} AND r.{key} IS NULL AND r.{stem}_uri_text IS NOT NULL")
     statement = (
-        f"WITH subjects AS (SELECT {subject_columns(stem)} FROM read_parquet($files, hive_partitioning = false) AS r {joins}"
-        f" WHERE {IS_RECORD} AND {is_post_subject(stem)} AND {visible})"
+        f"WITH named AS MATERIALIZED ({' UNION ALL '.join(named)}),"
+        f" subjects AS (SELECT {subject_columns(stem)} FROM named AS r {joins} WHERE {is_post_subject(stem)})"
         " SELECT did, rkey_tid, rkey_text, count(*) AS count FROM subjects AS x"
         f" SEMI JOIN posts_{kind} AS c ON {same_record('c', 'x')} GROUP BY ALL HAVING count(*) >= {bound.bind(least)}"
     )
     return session.table(statement, {**bound.values, "files": lake.paths(records.files)})
+
+
+def likely(
+    session: Session,
+    lake: Lake,
+    plan: Scan,
+    filters: PostFilters,
+    kinds: Sequence[str],
+    *,
+    least: int = 1,
+    count: int | None = None,
+) -> pa.Table:
+    """Record keys of posts that may have the most engagement of some kinds together: `tid`, and in `most` an upper bound of it.
+
+    From all records that name a key, whether they stand or not, and whoever's post it is: one pass over one column. Those with at
+    least `least`, or `count` of them with the highest bounds. Posts whose key is no TID are not among them.
+    """
+    start = _start(filters)
+    named, values = [], {}
+    for kind in kinds:
+        table, stem = ENGAGEMENT[kind]
+        files = scan(plan.snapshot, table, start, None).files
+        if files:
+            values[kind] = lake.paths(files)
+            named.append(
+                f"SELECT {stem}_rkey_tid AS tid FROM read_parquet(${kind}, hive_partitioning = false)"
+                f" WHERE {stem}_rkey_tid IS NOT NULL"
+            )
+    if not named:
+        return pa.schema([("tid", pa.int64()), ("most", pa.int64())]).empty_table()
+    statement = (
+        f"SELECT tid, count(*) AS most FROM ({' UNION ALL '.join(named)}) GROUP BY tid HAVING count(*) >= $least"
+        f"{'' if count is None else ' ORDER BY most DESC LIMIT $count'}"
+    )
+    return session.table(statement, {**values, "least": least} | ({} if count is None else {"count": count}))
+
+
+def is_likely(name: str) -> str:
+    """That a post (alias r) is among `likely` ones, registered under `name`, or cannot be."""
+    return f"(r.rkey_tid IS NULL OR r.rkey_tid IN (SELECT tid FROM {name}))"
+
+
+def _start(filters: PostFilters) -> int | None:
+    """From when on records can point at the posts that filters select: a record cannot come before the post it names, but
+    another host may deliver it an hour earlier."""
+    return None if filters.start is None or filters.clock is Clock.CREATED else filters.start - HOUR_US

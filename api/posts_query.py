@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Final
 
 from api.current import IS_RECORD
-from api.engagement import candidates, count_engagement, same_record
+from api.engagement import candidates, count_engagement, is_likely, likely, same_record
 from api.engine import Session
 from api.filters import PostFilters
 from api.identifiers import POST
@@ -48,6 +48,8 @@ _UNSELECTIVE: Final = frozenset(
     | {name for name in PostFilters.model_fields if name.startswith("not_")}
 )
 """Filters that may leave most posts of a range."""
+_TEXT: Final = frozenset({"text", "exact", "case_sensitive"})
+_MINIMUMS: Final = frozenset(name for name in PostFilters.model_fields if name.startswith("min_"))
 
 
 class Reader(Enum):
@@ -67,11 +69,30 @@ def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, r
         return source
     source = source.attached(session)
     predicates = list(source.predicates)
-    keys = candidates(session, lake, plan, source)
+    keys = candidates(session, lake, plan, _likely(session, lake, plan, selection, source))
     for kind, least in filters.engagement.items():
         session.register(f"engaged_{kind}", count_engagement(session, lake, plan, filters, keys, kind, least))
         predicates.append(f"EXISTS (FROM engaged_{kind} AS e WHERE {same_record('e', 'r')})")
     return replace(source, predicates=tuple(predicates))
+
+
+def selects_many(plan: Scan, selection: Selection) -> bool:
+    """Whether what is asked of posts, beside their engagement, may leave very many of a range: no filter, or a common word."""
+    asked = _asked(selection.filters) - _UNSELECTIVE - _MINIMUMS
+    if 2 * sum(map(plan.rows_to_read, plan.files)) > plan.rows:
+        asked -= _TEXT
+    return not selection.labels and not asked
+
+
+def _likely(session: Session, lake: Lake, plan: Scan, selection: Selection, source: Source) -> Source:
+    """The posts of a source that can have the engagement asked for: counting for nearly every post takes longer than to look
+    beforehand which ones are named so often at all."""
+    if not selects_many(plan, selection):
+        return source
+    for kind, least in selection.filters.engagement.items():
+        session.register(f"likely_{kind}", likely(session, lake, plan, selection.filters, [kind], least=least))
+        source = source.also(is_likely(f"likely_{kind}"))
+    return source
 
 
 def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection, reader: Reader) -> Source:

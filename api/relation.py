@@ -76,6 +76,10 @@ class Source:
         """The rows of another table function or subquery that has the columns of the files."""
         return f"{reading} AS r {self.joins}"
 
+    def also(self, predicate: str) -> Source:
+        """The rows for which another predicate holds too."""
+        return replace(self, predicates=(*self.predicates, predicate))
+
     def attached(self, session: Session) -> Source:
         """The same with a relation that leaves out what ended."""
         if self.ends is None:

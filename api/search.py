@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from api.columns import lake_columns
+from api.current import ENDING_KEYS
 from api.cursors import Cursor
-from api.engagement import candidates, count_engagement, same_record
+from api.engagement import KEYS, candidates, count_engagement, is_likely, likely, same_record
 from api.engine import Session
 from api.fetch import ROW, fetch
 from api.identifiers import POST
 from api.key_skip import narrow_by_keys
-from api.posts_query import Reader, Selection, prepare
+from api.posts_query import Reader, Selection, prepare, selects_many
 from api.relation import Lake
 from api.snapshots import Scan
+from api.sql import Bound
 from api.walk import Page, after, order_by, place_of, walk
 from lake.convert import lake_schema
 
@@ -33,6 +36,12 @@ class Sort(StrEnum):
     OLDEST = "oldest"
     ENGAGED = "engaged"
 
+
+SCORED: Final = ("likes", "reposts", "replies")
+"""The kinds of engagement whose sum is the score of Sort.ENGAGED."""
+
+_LIKELY: Final = (20_000, 400_000)
+"""How many of the posts that are named most often a ranking looks at, before it looks at all."""
 
 _KEYS: Final = ("time", "did", "rkey_tid", "rkey_text", "kafka_partition", "kafka_offset")
 """Columns that every page has: its order, and what extras are looked up by."""
@@ -83,37 +92,72 @@ _KEYS_OF_ROWS: Final = ", ".join(f"r.{name}" for name in (*_KEYS, *ROW))
 
 
 def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
-    """All matches with their counts, the highest first: reads the whole range, and every like, repost and reply since."""
-    source = prepare(session, lake, plan.scan, plan.selection)
-    keys = candidates(session, lake, plan.scan, source)
-    counts = [
-        count_engagement(session, lake, plan.scan, plan.selection.filters, keys, kind)
-        for kind in ("likes", "reposts", "replies")
-    ]
+    """Matches with their counts, the highest first: of the posts that are named most often where that settles the page, else of
+    all posts of the range. Reads every like, repost and reply since."""
+    found = None
+    if selects_many(plan.scan, plan.selection) and not plan.selection.filters.engagement:
+        found = _of_likely(session, lake, plan)
+    if found is None:
+        source = prepare(session, lake, plan.scan, plan.selection)
+        keys = candidates(session, lake, plan.scan, source)
+        matching = f"SELECT {_KEYS_OF_ROWS} FROM {source.relation} WHERE {source.condition}"
+        values = {**source.bound.values, "files": lake.paths(plan.scan.files)}
+        found = _ranked(session, lake, plan, keys, matching, source.bound, values)
+    position = None
+    rows = found.slice(0, plan.limit)
+    if found.num_rows > plan.limit:
+        position = Cursor((_score(rows), *place_of(rows).key))
+    return Page(fetch(session, POST, rows, plan.columns), position, True, len(plan.scan.files), plan.scan.rows)
+
+
+def _of_likely(session: Session, lake: Lake, plan: SearchPlan) -> pa.Table | None:
+    """The page's rows and one more, or None where posts that are named less often may belong before the last of them."""
+    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.FEW).also(is_likely("likely"))
+    assert source.ends is not None
+    names = dict.fromkeys((*_KEYS, *ENDING_KEYS, *ROW))
+    statement = f"SELECT {', '.join(f'r.{name}' for name in names)} FROM {source.relation} WHERE {source.condition}"
+    for count in _LIKELY:
+        most = likely(session, lake, plan.scan, plan.selection.filters, SCORED, count=count)
+        session.register("likely", most)
+        rows = session.table(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
+        rows = rows.take(pa.array(source.ends.standing(session, rows), pa.int64()))
+        session.register("likely_posts", rows)
+        keys = rows.select(KEYS.names)
+        found = _ranked(session, lake, plan, keys, f"SELECT {_KEYS_OF_ROWS} FROM likely_posts AS r", Bound(), {})
+        others = 0 if most.num_rows < count else pc.min(most["most"]).as_py()
+        if found.num_rows > plan.limit and _score(found) > others:
+            return found
+        if most.num_rows < count:
+            break
+    return None
+
+
+def _ranked(
+    session: Session, lake: Lake, plan: SearchPlan, keys: pa.Table, matching: str, bound: Bound, values: dict[str, Any]
+) -> pa.Table:
+    """The first rows of a page of some posts, and one more, by score; `keys` are the keys of the posts that `matching` selects."""
+    counts = [count_engagement(session, lake, plan.scan, plan.selection.filters, keys, kind) for kind in SCORED]
     session.register("engagement", pa.concat_tables(counts))
     session.register(
         "scores", session.table("SELECT * EXCLUDE count, sum(count)::BIGINT AS score FROM engagement GROUP BY ALL", {})
     )
     following = "TRUE"
     if plan.cursor is not None:
-        score = source.bound.bind(int(plan.cursor.key[0]))
-        later = after(plan.cursor, source.bound, newest_first=True)
+        score = bound.bind(int(plan.cursor.key[0]))
+        later = after(plan.cursor, bound, newest_first=True)
         following = f"score <= {score} AND (score < {score} OR ({later}))"
     statement = (
-        f"WITH matching AS (SELECT {_KEYS_OF_ROWS} FROM {source.relation} WHERE {source.condition}),"
+        f"WITH matching AS ({matching}),"
         " scored AS (SELECT m.*, coalesce(e.score, 0) AS score FROM matching AS m"
         f" LEFT JOIN scores AS e ON {same_record('e', 'm')})"
         f" SELECT * FROM scored WHERE {following} ORDER BY score DESC, {order_by(newest_first=True)} LIMIT $count"
     )
-    values = {**source.bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit + 1}
-    rows = session.table(statement, values)
-    more = rows.num_rows > plan.limit
-    rows = rows.slice(0, plan.limit)
-    position = None
-    if more:
-        last = rows["score"][rows.num_rows - 1].as_py()
-        position = Cursor((int(last), *place_of(rows).key))
-    return Page(fetch(session, POST, rows, plan.columns), position, True, len(plan.scan.files), plan.scan.rows)
+    return session.table(statement, {**values, **bound.values, "count": plan.limit + 1})
+
+
+def _score(rows: pa.Table) -> int:
+    """The score of the last row."""
+    return int(rows["score"][rows.num_rows - 1].as_py())
 
 
 def _sample(session: Session, lake: Lake, plan: SearchPlan) -> Page:

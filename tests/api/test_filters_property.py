@@ -14,15 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api import search
 from api.aggregates import CountPlan, Group, GroupPlan, Interval, run_counts, run_groups
 from api.columns import publish, to_json
 from api.current import CurrentState
 from api.engine import Engine
 from api.filters import PostFilters
-from api.posts_query import Selection
+from api.posts_query import Selection, narrow
 from api.relation import Lake
 from api.search import SearchPlan, Sort, run_search
 from api.snapshots import scan
+from lake import text_index
 from lake.bloom import FilterIndex
 from lake.manifest import hour_of
 from tests.api.lake_builder import POST, START_US, LakeBuilder, did
@@ -272,7 +274,8 @@ class World:
     """One random lake, its truth and everything that answers over it."""
 
     def __init__(self, root: Path, seed: int | None, upkeep: str = "none") -> None:
-        """`seed` None: a single post without any member. `upkeep`: what maintenance did: none, roll, or roll and erase."""
+        """`seed` None: a single post without any member. `upkeep`: what maintenance did: none, roll, roll and erase, or
+        roll and index the texts."""
         self.builder = LakeBuilder(root)
         if seed is None:
             self.builder.post(did(1), None)
@@ -281,6 +284,9 @@ class World:
             random_lake(self.builder, seed)
         if upkeep != "none":
             self.builder.maintain(erasing=upkeep == "erase")
+        if upkeep == "index":
+            for file in text_index.missing(self.builder.root, self.builder.manifest.snapshot()):
+                text_index.build(self.builder.store, file)
         self.posts = current(self.builder.events, POST)
         self.likes = Counter(row["subject_uri"] for row in current(self.builder.events, LIKE))
         self.engine = Engine([self.builder.root], threads=1, memory_mb=512, spill_mb=256, spill_dir=root / "spill")
@@ -291,7 +297,7 @@ class World:
         """Every page of a search."""
         found: list[str] = []
         cursor = None
-        plan = scan(self.snapshot, POST, filters.start, filters.end)
+        plan = narrow(self.lake, scan(self.snapshot, POST, filters.start, filters.end), filters)
         while True:
             with self.engine.session() as session:
                 page = run_search(
@@ -307,9 +313,15 @@ class World:
         self.builder.close()
 
 
-@pytest.fixture(scope="module", params=[(1, "none"), (2, "roll"), (3, "erase")], ids=["fresh", "rolled", "erased"])
+UPKEEP = {"fresh": (1, "none"), "rolled": (2, "roll"), "erased": (3, "erase"), "indexed": (4, "index")}
+
+
+@pytest.fixture(scope="module", params=UPKEEP)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("world"), *request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        # The files of a test are too small for the share of their size that a side file may have.
+        patch.setattr(text_index, "_LARGEST_SHARE", 100.0)
+        made = World(tmp_path_factory.mktemp("world"), *UPKEEP[request.param])
     yield made
     made.close()
 
@@ -330,7 +342,7 @@ def test_answers_equal_a_plain_filter(world: World, data: st.DataObject) -> None
     expected = [row for row in world.posts if matches(row, chosen, world.likes)]
     expected.sort(key=lambda row: (row["time_us"], row["kafka_offset"]))
     oldest = [row["uri"] for row in expected]
-    assert world.search(filters, Sort.OLDEST, data.draw(st.sampled_from([7, 1000]))) == oldest
+    assert world.search(filters, Sort.OLDEST, data.draw(st.sampled_from([3, 7, 1000]))) == oldest
     assert world.search(filters, Sort.NEWEST, 50) == oldest[::-1]
 
     start, end = START_US, world.builder.now_us + 1
@@ -354,6 +366,38 @@ def test_answers_equal_a_plain_filter(world: World, data: st.DataObject) -> None
     langs = Counter(tag for row in expected for tag in {t.lower() for t in row["langs"] or ()} or {None})
     assert {row["lang"]: row["count"] for row in groups} == langs
     assert total == len(langs)
+
+
+def test_the_text_index_rules_rows_out_where_there_is_one(world: World) -> None:
+    plan = scan(world.snapshot, POST, None, None)
+    indexed = any(file.kind == "rolled" for file in plan.files) and not text_index.missing(
+        world.lake.root, world.snapshot
+    )
+    plans = [narrow(world.lake, plan, PostFilters(text=word)) for word in WORDS]
+    ruled_out = sum(file.rows - plan.rows_to_read(file) for plan in plans for file in plan.files)
+    assert (ruled_out > 0) is indexed
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    chosen=st.sampled_from([{}, {"lang": ["en"]}, {"reply": False}, {"words": "cat"}, {"author": [did(1)]}]),
+    looked_at=st.sampled_from([(), (8,), (10, 40), (70,)]),
+    limit=st.sampled_from([6, 7, 25, 60]),
+)
+def test_the_order_by_engagement_is_that_of_all_counts(
+    world: World, chosen: dict[str, Any], looked_at: tuple[int, ...], limit: int
+) -> None:
+    parameters = {name: value for name, value in chosen.items() if name != "words"}
+    filters = PostFilters(**parameters, **({"text": chosen["words"]} if "words" in chosen else {}))
+    replies = Counter(row["reply_parent_uri"] for row in world.posts)
+    expected = [row for row in world.posts if matches(row, chosen, world.likes)]
+    expected.sort(
+        key=lambda row: (world.likes[row["uri"]] + replies[row["uri"]], row["time_us"], row["kafka_offset"]),
+        reverse=True,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_LIKELY", looked_at)
+        assert world.search(filters, Sort.ENGAGED, limit) == [row["uri"] for row in expected]
 
 
 ONE_VALUE: dict[str, list[Any]] = {
