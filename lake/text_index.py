@@ -151,16 +151,11 @@ def sweep(root: Path, snapshot: Snapshot) -> int:
     return len(gone)
 
 
-def candidates(root: Path, files: Sequence[LiveFile], condition: Condition | None) -> list[LiveFile]:
-    """The files that can hold a match, in their order: never too few.
+def parts(root: Path, files: Sequence[LiveFile], condition: Condition | None) -> list[Part]:
+    """The files that can hold a match, in their order, with the rows that have to be read of each: never too few.
 
     Blocks for some ten microseconds per file when the side files are in memory, else for a few reads each.
     """
-    return [part.file for part in parts(root, files, condition)]
-
-
-def parts(root: Path, files: Sequence[LiveFile], condition: Condition | None) -> list[Part]:
-    """The same with the rows that have to be read of each file."""
     if condition is None:
         return [Part(file, None) for file in files]
     folder = f"{root / FOLDER}{os.sep}"

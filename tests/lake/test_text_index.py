@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -44,6 +45,11 @@ _GLUE = st.sampled_from([" ", "  ", "\n", "\u3000", "\u2028 ", "", ", ", "\x00",
 _TEXTS = st.lists(st.tuples(_WORDS, _GLUE), max_size=8).map(lambda parts: "".join(a + b for a, b in parts)) | st.text(
     max_size=40
 )
+
+
+def holding(root: Path, files: Sequence[LiveFile], condition: text_index.Condition | None) -> list[LiveFile]:
+    """The files that can hold a match."""
+    return [part.file for part in text_index.parts(root, files, condition)]
 
 
 def _write(store: LakeStore, texts: list[str | None], number: int = 0) -> LiveFile:
@@ -122,7 +128,7 @@ def test_a_match_is_never_hidden(
     file = _write(store, texts)
     text_index.build(store, file)
     if _matches(connection, node, texts, exact):
-        assert text_index.candidates(store.root, [file], required_by(node)) == [file]
+        assert holding(store.root, [file], required_by(node)) == [file]
     for place, text in enumerate(texts):
         if _matches(connection, node, [text], exact):
             (part,) = text_index.parts(store.root, [file], required_by(node))
@@ -168,7 +174,7 @@ def test_files_without_the_word_are_left_out(tmp_path: Path) -> None:
         assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.blocks").stat().st_size
 
     def left(query: str) -> list[int]:
-        return [files.index(file) for file in text_index.candidates(tmp_path, files, required(query))]
+        return [files.index(file) for file in holding(tmp_path, files, required(query))]
 
     assert left("ZEITGEIST") == [0]
     assert left('"sourdough  bread"') == [1]
@@ -207,17 +213,17 @@ def test_the_index_follows_the_files_of_the_lake(tmp_path: Path) -> None:
     old, new = _write(store, ["nothing of note"], 0), _write(store, ["nothing of note"], 1)
     small = LiveFile(*(getattr(new, name) if name != "kind" else "small" for name in LiveFile.__slots__))
     assert text_index.missing(tmp_path, _Snapshot([old, new])) == [new, old]  # type: ignore[arg-type]
-    assert text_index.candidates(tmp_path, [old, new], required("zeitgeist")) == [old, new]
+    assert holding(tmp_path, [old, new], required("zeitgeist")) == [old, new]
     text_index.build(store, old)
     text_index.build(store, new)
     assert text_index.missing(tmp_path, _Snapshot([old, new])) == []  # type: ignore[arg-type]
-    assert text_index.candidates(tmp_path, [small, old, new], required("zeitgeist")) == [small]
+    assert holding(tmp_path, [small, old, new], required("zeitgeist")) == [small]
     assert text_index.sweep(tmp_path, _Snapshot([new])) == 1  # type: ignore[arg-type]
-    assert text_index.candidates(tmp_path, [old, new], required("zeitgeist")) == [old]
+    assert holding(tmp_path, [old, new], required("zeitgeist")) == [old]
     path = tmp_path / ".text-index" / f"{new.sha256}.blocks"
     for damaged in (b"", b"PXG", path.read_bytes()[:-1], b"PXG\x00" + path.read_bytes()[4:]):
         path.write_bytes(damaged)
-        assert text_index.candidates(tmp_path, [new], required("zeitgeist")) == [new]
+        assert holding(tmp_path, [new], required("zeitgeist")) == [new]
 
 
 def test_a_flipped_bit_anywhere_hides_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -233,16 +239,16 @@ def test_a_flipped_bit_anywhere_hides_nothing(tmp_path: Path, caplog: pytest.Log
     assert len(whole) > 1024 + 44, "more than one piece"
     held = [required(text) for text in ("zeitgeist", "地震", "sourdough77", '"zeitgeist"')]
     absent = required("kubernetes")
-    assert text_index.candidates(tmp_path, [file], absent) == []
+    assert holding(tmp_path, [file], absent) == []
     noticed = 0
     for place in [*range(60), *range(60, len(whole), 37), *range(len(whole) - 40, len(whole))]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        assert all(text_index.candidates(tmp_path, [file], condition) == [file] for condition in held), place
-        noticed += text_index.candidates(tmp_path, [file], absent) == [file]
+        assert all(holding(tmp_path, [file], condition) == [file] for condition in held), place
+        noticed += holding(tmp_path, [file], absent) == [file]
     assert noticed
     assert "is damaged and not used" in caplog.text
     path.write_bytes(whole)
-    assert text_index.candidates(tmp_path, [file], absent) == []
+    assert holding(tmp_path, [file], absent) == []
 
 
 def test_a_side_file_is_at_most_a_tenth_of_its_file(tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_a_side_file_is_at_most_a_tenth_of_its_file(tmp_path: Path) -> None:
     ]
     file = _write(store, texts)
     assert text_index.build(store, file) <= max(file.bytes // 10, 1000)
-    assert text_index.candidates(tmp_path, [file], required(f'"{texts[77]}"')) == [file]
+    assert holding(tmp_path, [file], required(f'"{texts[77]}"')) == [file]
 
 
 def test_a_query_is_parsed_as_the_search_parses_it() -> None:
