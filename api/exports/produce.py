@@ -114,13 +114,14 @@ def produce(
 
 
 class _Writers:
-    """The files of an export, each written in order by a thread of its own; a context that closes rows and keys."""
+    """The files of an export, each written in order by a thread of its own; a context that waits for the threads and then
+    closes rows and keys."""
 
     def __init__(self, plan: ExportPlan, targets: Targets) -> None:
         self._plan = plan
         self._targets = targets
         self._files = ExitStack()
-        self._threads = [self._files.enter_context(ThreadPoolExecutor(1, "export")) for _ in range(3)]
+        self._threads = [ThreadPoolExecutor(1, "export") for _ in range(3)]
         self._running: deque[list[Future[None]]] = deque()
         self._rows: pq.ParquetWriter | None = None
         self._keys: pq.ParquetWriter | None = None
@@ -131,9 +132,9 @@ class _Writers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for futures in self._running:
-            for future in futures:
-                future.cancel()
+        # A file that is closed while a thread still writes to it takes the whole process down.
+        for thread in self._threads:
+            thread.shutdown(wait=True, cancel_futures=True)
         self._files.close()
 
     def write(self, found: pa.Table, first: int) -> list[tuple[str, str]]:

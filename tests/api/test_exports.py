@@ -319,3 +319,35 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     assert [path.name for path in (tmp_path / "state" / "exports" / made).iterdir()] == ["job.json"]
     monkeypatch.setattr(render._Digesting, "write", real)
     assert finished(client, {"format": form})["rows"] == 1
+
+
+def test_files_close_only_after_the_threads_that_write_to_them(
+    builder: LakeBuilder, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Closing one under a thread that writes to it ended the whole service.
+    fill(builder)
+    events: list[str] = []
+
+    class SlowKeys(pq.ParquetWriter):
+        def write_table(self, *args: Any, **options: Any) -> None:
+            events.append("write")
+            time.sleep(0.5)
+            super().write_table(*args, **options)
+            events.append("written")
+
+        def close(self) -> None:
+            events.append("close")
+            super().close()
+
+    def full(self: Any, data: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq, "ParquetWriter", SlowKeys)
+    monkeypatch.setattr(render._Digesting, "write", full)
+    client = make_client()
+    assert finished(client, {"format": "csv"})["state"] == "failed"
+    begun = [number for number, event in enumerate(events) if event == "write"]
+    ended = [number for number, event in enumerate(events) if event == "written"]
+    assert begun, events
+    assert len(begun) == len(ended), events
+    assert max(ended) < events.index("close"), events
