@@ -13,6 +13,7 @@ from api.engine import Session
 from api.errors import bad_parameter
 from api.filters import PostFilters, TimeRange
 from api.labels.sql import LabelColumn, label_join
+from api.matches import matches
 from api.posts_query import Reader, Selection, prepare
 from api.relation import Lake
 from api.snapshots import Scan
@@ -144,8 +145,8 @@ def total_authors(session: Session, lake: Lake, plan: CountPlan) -> int:
     if not plan.scan.files:
         return 0
     source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
-    statement = f"SELECT count(DISTINCT r.did) FROM {source.relation} WHERE {source.condition}"
-    rows = session.rows(statement, {**source.bound.values, "files": lake.paths(plan.scan.files)})
+    of = matches(session, lake, plan.scan, source, "did")
+    rows = session.rows(f"SELECT count(DISTINCT r.did) FROM {of.relation} WHERE {of.condition}", of.bound.values)
     return int(rows[0][0])
 
 
@@ -163,11 +164,9 @@ def _by_bucket(
     source = prepare(session, lake, scan, selection, reader=Reader.ALL)
     authors = "count(DISTINCT r.did)" if plan.authors else "0"
     clock = clock_column(selection.filters.clock)
-    statement = (
-        f"SELECT date_trunc('{plan.interval}', r.{clock}) AS bucket, count(*), {authors} FROM {source.relation}"
-        f" WHERE {source.condition} GROUP BY ALL"
-    )
-    rows = session.rows(statement, {**source.bound.values, "files": lake.paths(scan.files)})
+    selected = f"date_trunc('{plan.interval}', r.{clock}) AS bucket, count(*), {authors}"
+    of = matches(session, lake, scan, source, selected)
+    rows = session.rows(f"SELECT {selected} FROM {of.relation} WHERE {of.condition} GROUP BY ALL", of.bound.values)
     return {_naive(bucket): (count, authors) for bucket, count, authors in rows if bucket is not None}
 
 
@@ -257,26 +256,31 @@ def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict
     source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
     clock = clock_column(plan.selection.filters.clock)
     names = [f"key{number}" for number in range(len(plan.groups))]
-    own, joined, joins = ["r.did", "r.collection", "r.rkey_tid", "r.rkey_text"], [], []
+    own = ["r.did", "r.collection", "r.rkey_tid", "r.rkey_text"]
+    joined, joins = [], []
+    own += [
+        f"{group_expression(Group(group), clock)} AS {name}"
+        for name, group in zip(names, plan.groups, strict=True)
+        if group not in plan.labels
+    ]
+    of = matches(session, lake, plan.scan, source, ", ".join(own))
     for name, group in zip(names, plan.groups, strict=True):
         if group in plan.labels:
-            join = label_join(plan.labels[group], source.bound, name=f"label_{name}")
+            join = label_join(plan.labels[group], of.bound, name=f"label_{name}")
             joins.append(join.sql)
             joined.append(f"{join.expression} AS {name}")
         else:
-            own.append(f"{group_expression(Group(group), clock)} AS {name}")
             joined.append(f"r.{name}")
     authors = "count(DISTINCT author)" if plan.authors else "0"
     wanted = "TRUE" if plan.missing else " AND ".join(f"{name} IS NOT NULL" for name in names)
     statement = (
-        f"WITH matching AS (SELECT {', '.join(own)} FROM {source.relation} WHERE {source.condition}),"
+        f"WITH matching AS (SELECT {', '.join(own)} FROM {of.relation} WHERE {of.condition}),"
         f" keyed AS (SELECT r.did AS author, {', '.join(joined)} FROM matching AS r {' '.join(joins)})"
         f" SELECT {', '.join(names)}, count(*) AS posts, {authors} AS authors, count(*) OVER () AS groups"
         f" FROM keyed WHERE {wanted} GROUP BY {', '.join(names)}"
         f" ORDER BY posts DESC, {', '.join(names)} LIMIT $count"
     )
-    values = {**source.bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit}
-    rows = session.rows(statement, values)
+    rows = session.rows(statement, {**of.bound.values, "count": plan.limit})
     found = []
     for *key, posts, authors_found, _ in rows:
         row: dict[str, Any] = {group: _plain(value) for group, value in zip(plan.groups, key, strict=True)}

@@ -13,6 +13,7 @@ from api.engine import Session
 from api.filters import Clock, PostFilters
 from api.identifiers import POST
 from api.key_skip import holding, naming
+from api.matches import matches
 from api.relation import READ_FILES, Lake, Source
 from api.snapshots import Scan, as_of_predicate, scan
 from api.sql import Bound
@@ -63,8 +64,9 @@ def candidates(session: Session, lake: Lake, plan: Scan, source: Source) -> pa.T
     """The keys of the posts of a source."""
     if not plan.files:
         return KEYS.empty_table()
-    statement = f"SELECT r.did, r.rkey_tid, r.rkey_text FROM {source.relation} WHERE {source.condition}"
-    return session.table(statement, {**source.bound.values, "files": lake.paths(plan.files)})
+    selected = ", ".join(f"r.{name}" for name in KEYS.names)
+    of = matches(session, lake, plan, source, selected, name="candidates")
+    return session.table(f"SELECT {selected} FROM {of.relation} WHERE {of.condition}", of.bound.values)
 
 
 def count_engagement(

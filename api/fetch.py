@@ -15,12 +15,11 @@ from typing import Final
 import pyarrow as pa
 
 from api.engine import Session
+from api.relation import ROW
 from lake.convert import lake_schema
 
 PLACE: Final = ("time", "kafka_partition", "kafka_offset")
 """The columns whose values order the rows of a table, and tell them apart."""
-ROW: Final = ("filename", "file_row_number")
-"""Where a row lies: columns that the reader of Parquet adds to those of a file, when they are asked for by name."""
 _FILES_AT_ONCE: Final = 64
 """Each file is a branch of a statement, whose planning should not grow without bound."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,20 @@ from api.engine import Session
 from api.snapshots import Scan
 from api.sql import Bound, all_of
 from lake.bloom import FilterIndex
+from lake.convert import lake_schema
 from lake.manifest import LiveFile
 
 READ_FILES: Final = "read_parquet($files, hive_partitioning = false)"
 """How every statement reads files: an explicit list as bound value, never a pattern or a text from a client."""
 
-_ALL_COLUMNS: Final = "SELECT *, filename, file_row_number FROM"
+ROW: Final = ("filename", "file_row_number")
+"""Where a row lies: columns that the reader of Parquet adds to those of a file, when they are asked for by name."""
+
+
+def columns_in(table: str, sql: str) -> list[str]:
+    """The columns of a table's files, and of ROW, that a text of SQL names, and perhaps some more."""
+    words = set(re.findall(r"\w+", sql))
+    return [name for name in (*lake_schema(table).names, *ROW) if name in words]
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,9 @@ class Lake:
         """The absolute paths of files, for a bound value."""
         return [str(self.root / file.path) for file in files]
 
-    def reading(self, scan: Scan) -> tuple[str, dict[str, Any]]:
-        """The rows of a scan that can match, as a relation with the columns of the files, and its bound values.
+    def reading(self, scan: Scan, used: str) -> tuple[str, dict[str, Any]]:
+        """The rows of a scan that can match, as a relation with the columns that the rest of the statement, `used`, names, and
+        its bound values.
 
         Files of which only some rows can are a branch each, for the reader skips by row number but has one condition for all
         its files.
@@ -45,13 +55,15 @@ class Lake:
         paths = {file.path for file in partly}
         whole = self.paths([file for file in scan.files if file.path not in paths])
         values: dict[str, Any] = {"files": whole} if whole else {}
-        branches = [f"{_ALL_COLUMNS} {READ_FILES}"] if whole else []
+        # Planning a branch with every column of the files takes twice as long as with these.
+        columns = f"SELECT {', '.join(columns_in(scan.table, used)) or 'file_row_number'} FROM"
+        branches = [f"{columns} {READ_FILES}"] if whole else []
         for number, (file, path) in enumerate(zip(partly, self.paths(partly), strict=True)):
             values[f"file{number}"] = path
             stretches = " OR ".join(
                 f"file_row_number BETWEEN {first} AND {end - 1}" for first, end in scan.stretches[file.path]
             )
-            branches.append(f"{_ALL_COLUMNS} read_parquet($file{number}, hive_partitioning = false) WHERE {stretches}")
+            branches.append(f"{columns} read_parquet($file{number}, hive_partitioning = false) WHERE {stretches}")
         return f"({' UNION ALL '.join(branches)})", values
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 from api.columns import lake_columns
 from api.current import ENDING_KEYS
 from api.cursors import Cursor
-from api.engagement import KEYS, candidates, count_engagement, is_likely, likely, same_record
+from api.engagement import KEYS, count_engagement, is_likely, likely, same_record
 from api.engine import Session
-from api.fetch import ROW, fetch
+from api.fetch import fetch
 from api.identifiers import POST
 from api.key_skip import narrow_by_keys
+from api.matches import matches
 from api.posts_query import Reader, Selection, prepare, selects_many
-from api.relation import Lake
+from api.relation import ROW, Lake
 from api.snapshots import Scan
 from api.sql import Bound
 from api.walk import Page, after, order_by, place_of, walk
@@ -99,10 +100,10 @@ def _engaged(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         found = _of_likely(session, lake, plan)
     if found is None:
         source = prepare(session, lake, plan.scan, plan.selection)
-        keys = candidates(session, lake, plan.scan, source)
-        matching = f"SELECT {_KEYS_OF_ROWS} FROM {source.relation} WHERE {source.condition}"
-        values = {**source.bound.values, "files": lake.paths(plan.scan.files)}
-        found = _ranked(session, lake, plan, keys, matching, source.bound, values)
+        of = matches(session, lake, plan.scan, source, _KEYS_OF_ROWS)
+        matching = f"SELECT {_KEYS_OF_ROWS} FROM {of.relation} WHERE {of.condition}"
+        keys = session.table(f"SELECT {', '.join(KEYS.names)} FROM ({matching})", of.bound.values)
+        found = _ranked(session, lake, plan, keys, matching, of.bound)
     position = None
     rows = found.slice(0, plan.limit)
     if found.num_rows > plan.limit:
@@ -123,7 +124,7 @@ def _of_likely(session: Session, lake: Lake, plan: SearchPlan) -> pa.Table | Non
         rows = rows.take(pa.array(source.ends.standing(session, rows), pa.int64()))
         session.register("likely_posts", rows)
         keys = rows.select(KEYS.names)
-        found = _ranked(session, lake, plan, keys, f"SELECT {_KEYS_OF_ROWS} FROM likely_posts AS r", Bound(), {})
+        found = _ranked(session, lake, plan, keys, f"SELECT {_KEYS_OF_ROWS} FROM likely_posts AS r", Bound())
         others = 0 if most.num_rows < count else pc.min(most["most"]).as_py()
         if found.num_rows > plan.limit and _score(found) > others:
             return found
@@ -132,9 +133,7 @@ def _of_likely(session: Session, lake: Lake, plan: SearchPlan) -> pa.Table | Non
     return None
 
 
-def _ranked(
-    session: Session, lake: Lake, plan: SearchPlan, keys: pa.Table, matching: str, bound: Bound, values: dict[str, Any]
-) -> pa.Table:
+def _ranked(session: Session, lake: Lake, plan: SearchPlan, keys: pa.Table, matching: str, bound: Bound) -> pa.Table:
     """The first rows of a page of some posts, and one more, by score; `keys` are the keys of the posts that `matching` selects."""
     counts = [count_engagement(session, lake, plan.scan, plan.selection.filters, keys, kind) for kind in SCORED]
     session.register("engagement", pa.concat_tables(counts))
@@ -152,7 +151,7 @@ def _ranked(
         f" LEFT JOIN scores AS e ON {same_record('e', 'm')})"
         f" SELECT * FROM scored WHERE {following} ORDER BY score DESC, {order_by(newest_first=True)} LIMIT $count"
     )
-    return session.table(statement, {**values, **bound.values, "count": plan.limit + 1})
+    return session.table(statement, {**bound.values, "count": plan.limit + 1})
 
 
 def _score(rows: pa.Table) -> int:
@@ -163,11 +162,12 @@ def _score(rows: pa.Table) -> int:
 def _sample(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     """Random matches: the ones whose keyed digest is smallest, so that a seed gives the same rows of a snapshot again."""
     source = prepare(session, lake, plan.scan, plan.selection)
-    seed = source.bound.bind(plan.sample_seed)
+    of = matches(session, lake, plan.scan, source, _KEYS_OF_ROWS)
+    seed = of.bound.bind(plan.sample_seed)
     statement = (
-        f"SELECT {_KEYS_OF_ROWS} FROM {source.relation} WHERE {source.condition}"
+        f"SELECT {_KEYS_OF_ROWS} FROM {of.relation} WHERE {of.condition}"
         f" ORDER BY md5(concat_ws('/', {seed}, r.did, r.rkey_tid, r.rkey_text)) LIMIT $count"
     )
-    values = {**source.bound.values, "files": lake.paths(plan.scan.files), "count": plan.limit}
-    rows = fetch(session, POST, session.table(statement, values), plan.columns)
+    found = session.table(statement, {**of.bound.values, "count": plan.limit})
+    rows = fetch(session, POST, found, plan.columns)
     return Page(rows, None, True, len(plan.scan.files), plan.scan.rows)

@@ -49,7 +49,7 @@ def run_total(session: Session, lake: Lake, plan: Scan, selection: Selection, mo
         random.Random(plan.snapshot.version).shuffle(steps)
     found = scanned = 0
     for number, step in enumerate(steps):
-        reading, values = lake.reading(replace(plan, files=step))
+        reading, values = lake.reading(replace(plan, files=step), f"{source.joins} {source.condition}")
         statement = f"SELECT count(*) FROM {source.over(reading)} WHERE {source.condition}"  # noqa: S608 - see api.sql
         rows = session.rows(statement, {**source.bound.values, **values})
         found += int(rows[0][0])

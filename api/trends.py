@@ -10,6 +10,7 @@ from typing import Any
 
 from api.aggregates import Group, group_expression
 from api.engine import Session
+from api.matches import matches
 from api.posts_query import Selection, prepare
 from api.relation import Lake
 from api.snapshots import Scan
@@ -44,24 +45,25 @@ def run_trends(session: Session, lake: Lake, plan: TrendPlan) -> tuple[list[dict
     if not plan.scan.files:
         return [], {"posts": 0, "baseline_posts": 0}
     source = prepare(session, lake, plan.scan, plan.selection)
-    bound = source.bound
+    key = group_expression(Group(plan.key), "time")
+    of = matches(session, lake, plan.scan, source, f"r.did, r.time, {key}")
+    bound = of.bound
     split = bound.bind(to_datetime(plan.split_us))
-    values = {**bound.values, "files": lake.paths(plan.scan.files)}
     totals = session.rows(
         f"SELECT count(*) FILTER (r.time >= {split}), count(*) FILTER (r.time < {split})"
-        f" FROM {source.relation} WHERE {source.condition}",
-        values,
+        f" FROM {of.relation} WHERE {of.condition}",
+        bound.values,
     )
     posts, baseline = int(totals[0][0]), int(totals[0][1])
     least = bound.bind(plan.min_count)
     statement = (
-        f"WITH keyed AS (SELECT r.did AS author, r.time >= {split} AS recent, {group_expression(Group(plan.key), 'time')} AS key"
-        f" FROM {source.relation} WHERE {source.condition})"
+        f"WITH keyed AS (SELECT r.did AS author, r.time >= {split} AS recent, {key} AS key"
+        f" FROM {of.relation} WHERE {of.condition})"
         " SELECT key, count(*) FILTER (recent) AS count, count(*) FILTER (NOT recent) AS baseline,"
         " count(DISTINCT author) FILTER (recent) AS authors FROM keyed WHERE key IS NOT NULL"
         f" GROUP BY key HAVING count(*) FILTER (recent) >= {least}"
     )
-    rows = session.rows(statement, {**bound.values, "files": values["files"]})
+    rows = session.rows(statement, bound.values)
     found = []
     for key, count, before, authors in rows:
         share, share_before = count / max(1, posts), before / max(1, baseline)

@@ -18,8 +18,8 @@ import pyarrow as pa
 from api.current import ENDING_KEYS
 from api.cursors import Cursor
 from api.engine import Session
-from api.fetch import PLACE, ROW, fetch
-from api.relation import Lake, Source
+from api.fetch import PLACE, fetch
+from api.relation import ROW, Lake, Source
 from api.snapshots import Scan
 from api.sql import Bound
 from api.times import to_datetime, to_micros
@@ -122,9 +122,10 @@ def _first(
     session: Session, lake: Lake, scan: Scan, source: Source, names: Sequence[str], newest_first: bool, count: int
 ) -> pa.Table:
     """The first `count` rows of all files of a scan, in order."""
-    reading, values = lake.reading(scan)
+    selected = ", ".join(f"r.{name}" for name in (*PLACE, *ROW))
+    reading, values = lake.reading(scan, f"{selected} {source.joins} {source.condition}")
     statement = (
-        f"SELECT {', '.join(f'r.{name}' for name in (*PLACE, *ROW))} FROM {source.over(reading)} WHERE {source.condition}"
+        f"SELECT {selected} FROM {source.over(reading)} WHERE {source.condition}"
         f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
     )
     asked = count if source.ends is None else count + -(-count // _ENDED_ROWS)

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_NARROW: Final = (3, 4, 5, 6)
-_WIDE: Final = (2, 3, 4)
-"""Shorter grams than the longest are for words that are no longer: longer words are judged by the two longest kinds they have."""
+_NARROW: Final = (3, 4, 7)
+_WIDE: Final = (2, 5)
+"""Few kinds far apart: each costs as many bits as the text has characters, and tells little that its neighbour does not. A word is
+judged by the two longest kinds it has."""
 _FIRST_WIDE: Final = 0x2E80
 _ROWS_AT_ONCE: Final = 1024
 """So few that the arrays in between stay in the processor's cache."""
@@ -81,7 +82,8 @@ def grams(codes: Codes) -> Iterator[tuple[bool, Numbers]]:
         hashes ^= hashes >> np.uint64(32)
         for is_wide, widths, starts in ((False, _NARROW, ~wide[:count]), (True, _WIDE, wide[:count])):
             if width in widths:
-                yield is_wide, _numbers(hashes[starts & whole], twice=width < widths[-1])
+                # A short word of a wide script has one or two of the longest grams: one bit each would not tell enough.
+                yield is_wide, _numbers(hashes[starts & whole], twice=is_wide or width < widths[-1])
 
 
 def _numbers(hashes: Numbers, *, twice: bool) -> Numbers:

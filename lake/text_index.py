@@ -1,17 +1,17 @@
 """A skip index for text search: which rows of which files of posts can hold a word or phrase at all.
 
-Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.blocks`: a bloom filter of the short runs of
+Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.slots`: a bloom filter of the short runs of
 characters (grams) that occur in its texts, kept apart for eight blocks of its rows. A search opens only the files in which
-one block has all grams of a word. A gram has 3 to 6 characters, or 2 to 4 where the first is of a wide script (Chinese,
+one block has all grams of a word. A gram has 3, 4 or 7 characters, or 2 or 5 where the first is of a wide script (Chinese,
 Japanese, Korean, emoji). Characters that differ in case only count as one, and a run of white space counts as one space. A
 file without a side file has to be read. Named by the digest of the file it describes, a side file can be missing but never
 stale.
 
-Format: b"PXG" + format number 3 (1 byte), number of slots, for each of the eight blocks the number of the row behind its last,
+Format: b"PXG" + format number 4 (1 byte), number of slots, for each of the eight blocks the number of the row behind its last,
 CRC-32 of these bytes; then the slots, one byte each, in pieces of 1020 bytes (the last may be shorter), each followed by the CRC-32
 of its bytes, begun with the number of the piece. Numbers are 4 bytes, little endian. Bit b of a slot stands for block b. A gram
-sets its bit in the slot at the lower half of its hash, and all but the longest grams also in that at the upper half, both scaled
-to the number of slots. A piece that is not what was written counts as if every block held every gram: damage makes searches
+sets its bit in the slot at the lower half of its hash, and all but those of 7 characters also in that at the upper half, both
+scaled to the number of slots. A piece that is not what was written counts as if every block held every gram: damage makes searches
 slower, never wrong.
 """
 
@@ -41,11 +41,11 @@ log = logging.getLogger("explorer.lake")
 
 FOLDER: Final = ".text-index"
 TABLE: Final = "app.bsky.feed.post"
-_HEADER: Final = b"PXG\x03"
+_HEADER: Final = b"PXG\x04"
 _HEADER_BYTES: Final = 44
 _PIECE: Final = 1020
 _CRC_BYTES: Final = 4
-_SUFFIX: Final = ".blocks"
+_SUFFIX: Final = ".slots"
 _BLOCKS: Final = 8
 """One bit of a slot for each; they have about as many characters. Posts lie by language, so that a block is mostly of one."""
 _EVERY_BLOCK: Final = (1 << _BLOCKS) - 1

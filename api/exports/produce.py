@@ -93,7 +93,7 @@ def produce(
     columns: list[tuple[str, str]] = []
     with _Writers(plan, targets) as writers:
         for step in plan.scan.steps(newest_first=False, first_rows=STEP_ROWS, largest_rows=STEP_ROWS):
-            reading, values = lake.reading(replace(plan.scan, files=step))
+            reading, values = lake.reading(replace(plan.scan, files=step), f"{inner} {source.joins} {source.condition}")
             statement = (
                 f"WITH matching AS (SELECT {inner} FROM {source.over(reading)} WHERE {source.condition})"
                 f" SELECT {outer} FROM matching AS r {joins} {label_joins}"

@@ -171,7 +171,7 @@ def test_files_without_the_word_are_left_out(tmp_path: Path) -> None:
         for number, topic in enumerate(["zeitgeist of today", "sourdough bread", "地震速報です"])
     ]
     for file in files:
-        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.blocks").stat().st_size
+        assert text_index.build(store, file) == (tmp_path / ".text-index" / f"{file.sha256}.slots").stat().st_size
 
     def left(query: str) -> list[int]:
         return [files.index(file) for file in holding(tmp_path, files, required(query))]
@@ -220,7 +220,7 @@ def test_the_index_follows_the_files_of_the_lake(tmp_path: Path) -> None:
     assert holding(tmp_path, [small, old, new], required("zeitgeist")) == [small]
     assert text_index.sweep(tmp_path, _Snapshot([new])) == 1  # type: ignore[arg-type]
     assert holding(tmp_path, [old, new], required("zeitgeist")) == [old]
-    path = tmp_path / ".text-index" / f"{new.sha256}.blocks"
+    path = tmp_path / ".text-index" / f"{new.sha256}.slots"
     for damaged in (b"", b"PXG", path.read_bytes()[:-1], b"PXG\x00" + path.read_bytes()[4:]):
         path.write_bytes(damaged)
         assert holding(tmp_path, [new], required("zeitgeist")) == [new]
@@ -234,7 +234,7 @@ def test_a_flipped_bit_anywhere_hides_nothing(tmp_path: Path, caplog: pytest.Log
     texts: list[str | None] = [" ".join(draw.choices(words, k=60)) for _ in range(4000)]
     file = _write(store, [*texts, "zeitgeist 地震 sourdough77"])
     text_index.build(store, file)
-    path = tmp_path / ".text-index" / f"{file.sha256}.blocks"
+    path = tmp_path / ".text-index" / f"{file.sha256}.slots"
     whole = path.read_bytes()
     assert len(whole) > 1024 + 44, "more than one piece"
     held = [required(text) for text in ("zeitgeist", "地震", "sourdough77", '"zeitgeist"')]
