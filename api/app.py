@@ -26,6 +26,7 @@ from api.labels.config import folder as label_folder
 from api.middleware import RequestCounts, RequestLayer
 from api.relation import Lake
 from api.rollups import Rollups
+from api.rollups_upkeep import RollupUpkeep
 from api.routes import authors, compliance, counts, explain, graph, health, lab, page, posts, records, search, stats
 from api.routes import exports as export_routes
 from api.services import Services, make_export_lane, make_lanes
@@ -79,13 +80,17 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
         rollups=Rollups(state / "rollups.sqlite"),
     )
 
+    upkeep = RollupUpkeep(services)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         exports.start()
+        upkeep.start()
         try:
             yield
         finally:
             services.runner.stop()
+            await upkeep.stop()
             await exports.stop()
             services.close()
 

@@ -48,6 +48,12 @@ class ApiSettings(BaseModel):
     snapshot_seconds: float = Field(
         0.5, ge=0, le=60, description="How long the newest snapshot is reused by later requests."
     )
+    rollup_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="How often closed hours are looked for that have no kept counts yet; 0 = they are counted when asked for.",
+    )
     cited_versions: int = Field(
         1_000_000,
         ge=1,

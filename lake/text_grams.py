@@ -13,10 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_NARROW: Final = (3, 4, 7)
+_NARROW: Final = (3, 4, 5, 7)
 _WIDE: Final = (2, 5)
-"""Few kinds far apart: each costs as many bits as the text has characters, and tells little that its neighbour does not. A word is
-judged by the two longest kinds it has."""
+"""Few kinds: each costs as many bits as the text has characters, and tells little that its neighbour does not."""
 _FIRST_WIDE: Final = 0x2E80
 _ROWS_AT_ONCE: Final = 1024
 """So few that the arrays in between stay in the processor's cache."""
@@ -40,7 +39,7 @@ def numbers_of(text: str) -> tuple[int, ...]:
         if len(numbers):
             kinds[wide].append(numbers)
     # The longest first: they are the ones that texts without the word are least likely to have.
-    chosen = [number for kind in kinds.values() for numbers in reversed(kind[-2:]) for number in numbers.tolist()]
+    chosen = [number for kind in kinds.values() for numbers in reversed(kind) for number in numbers.tolist()]
     return tuple(dict.fromkeys(chosen))
 
 

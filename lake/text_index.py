@@ -2,7 +2,7 @@
 
 Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.slots`: a bloom filter of the short runs of
 characters (grams) that occur in its texts, kept apart for eight blocks of its rows. A search opens only the files in which
-one block has all grams of a word. A gram has 3, 4 or 7 characters, or 2 or 5 where the first is of a wide script (Chinese,
+one block has all grams of a word. A gram has 3, 4, 5 or 7 characters, or 2 or 5 where the first is of a wide script (Chinese,
 Japanese, Korean, emoji). Characters that differ in case only count as one, and a run of white space counts as one space. A
 file without a side file has to be read. Named by the digest of the file it describes, a side file can be missing but never
 stale.

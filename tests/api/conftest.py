@@ -49,7 +49,13 @@ def make_client(builder: LakeBuilder, tmp_path: Path) -> Iterator[MakeClient]:
     failures: list[BaseException] = []
 
     def make(**settings: Any) -> httpx.Client:
-        values = {"port": 0, "state_dir": tmp_path / "state", "memory_limit_mb": 512, "snapshot_seconds": 0} | settings
+        values = {
+            "port": 0,
+            "state_dir": tmp_path / "state",
+            "memory_limit_mb": 512,
+            "snapshot_seconds": 0,
+            "rollup_seconds": 0,
+        } | settings
         service = ApiService(ApiSettings(**values), str(builder.root), builder.manifest_path, lambda _: None)
         stop = threading.Event()
 
