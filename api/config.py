@@ -36,6 +36,13 @@ class ApiSettings(BaseModel):
     heavy_bytes: int = Field(
         64 * 2**20, ge=0, description="A query whose files hold more bytes than this waits in the heavy queue."
     )
+    light_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=600,
+        description="A search in order of time over more than heavy_bytes walks about this long as a light query before it goes "
+        "on as a heavy one.",
+    )
     query_seconds: float = Field(30.0, gt=0, le=3600, description="Longest running time of an interactive query.")
     total_seconds: float = Field(
         2.0, gt=0, le=600, description="Share of that spent on a total before an estimate is given."

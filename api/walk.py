@@ -50,6 +50,17 @@ class Page:
     rows_scanned: int
 
 
+def joined(before: Page, after: Page) -> Page:
+    """One page of two, the second of which began where the first ended."""
+    return Page(
+        pa.concat_tables([before.rows, after.rows]),
+        after.next,
+        after.complete,
+        before.files_read + after.files_read,
+        before.rows_scanned + after.rows_scanned,
+    )
+
+
 def order_by(*, newest_first: bool) -> str:
     """The ORDER BY of a walk."""
     return ", ".join(f"{name} {'DESC' if newest_first else 'ASC'}" for name in PLACE)

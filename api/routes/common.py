@@ -113,14 +113,16 @@ async def run_posts(
     *,
     reads_all: bool = False,
     heavy: bool | None = None,
+    charged: bool = False,
 ) -> T:
     """Run work with the filters' handles resolved, in the lane that fits the plan; charges the bytes it may read.
 
     reads_all: the work reads every planned file, so that its time tells how fast reading is. heavy: the lane, where the
-    caller knows better than the size of the files.
+    caller knows better than the size of the files. charged: the bytes of this plan were charged before.
     """
     query = planned.query
-    charge_bytes(request, planned.scan.bytes)
+    if not charged:
+        charge_bytes(request, planned.scan.bytes)
 
     def with_resolved(session: Session) -> T:
         started = time.monotonic()

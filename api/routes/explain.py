@@ -72,7 +72,10 @@ class Explanation(Answer):
     skipped_files: int = Field(
         description="Files of posts in the range in which the text cannot occur, as the text index knows."
     )
-    lane: str = Field(description="`light` queries and `heavy` ones wait in queues of their own; exports run as jobs.")
+    lane: str = Field(
+        description="`light` queries and `heavy` ones wait in queues of their own; exports run as jobs. A search in order of "
+        "time begins as a light one in any case."
+    )
     expected_seconds: float = Field(
         description="For reading everything; a search with frequent matches ends much earlier."
     )

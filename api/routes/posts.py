@@ -22,6 +22,7 @@ from api.errors import ApiError, FieldError, Problem
 from api.filters import PostFilters
 from api.handles import resolve
 from api.identifiers import POST, RecordUri, is_did, parse_record_uri
+from api.key_skip import holding, key_of
 from api.parameters import known_parameters
 from api.posts import FoundPost, engagement_series, find_post, key_table, thread_depths
 from api.posts_query import Selection
@@ -117,6 +118,10 @@ class PostAnswer(Answer):
     coverage: Coverage = Field(description="Since the post was first seen.")
 
 
+_FEW_FILES: Final = 48
+"""A post that so few files may have is read as quickly as a small range, however large the lake is."""
+
+
 @router.get(
     "/posts/{uri:path}",
     operation_id="post",
@@ -134,6 +139,10 @@ async def post(
     snapshot, _ = await snapshot_of(here, None)
     posts = await asyncio.to_thread(scan, snapshot, POST, None, None)
     charge_bytes(request, posts.bytes)
+    # Whom a handle names is looked up as a query, so that the files are not known yet.
+    heavy = posts.bytes > here.settings.heavy_bytes
+    if heavy and is_did(wanted.authority):
+        heavy = len((await asyncio.to_thread(holding, here.lake, posts, key_of(wanted))).files) > _FEW_FILES
 
     def work(session: Session) -> tuple[RecordUri, FoundPost, dict[str, int], dict[str, Any] | None]:
         resolved = with_did(session, here, snapshot, wanted)
@@ -153,7 +162,7 @@ async def post(
             series = engagement_series(session, here.lake, snapshot, resolved, found.first_us, query.series)
         return resolved, found, counts, series
 
-    resolved, found, counts, series = await here.query(request, work, heavy=posts.bytes > here.settings.heavy_bytes)
+    resolved, found, counts, series = await here.query(request, work, heavy=heavy)
     body: dict[str, Any] = {
         "uri": str(resolved),
         "standing": found.standing,

@@ -37,6 +37,7 @@ from api.since import Since, posts_since
 from api.tabular import MEDIA_TYPES, table_bytes
 from api.totals import Total, TotalMode, run_total
 from api.walk import Page as FoundPage
+from api.walk import joined
 
 router = APIRouter(tags=["search"])
 
@@ -135,10 +136,25 @@ async def search(
     since: Since | None = None
     seed = None if query.sample is None else query.seed
 
-    def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
-        plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.page_seconds, seed)
-        nonlocal since
+    begun: FoundPage | None = None
+
+    def begin(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
+        plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.light_seconds)
         page = run_search(session, here.lake, plan)
+        if page.complete or page.rows.num_rows == limit:
+            return finish(session, selection, page)
+        nonlocal begun
+        begun = page
+        return page, page.rows, None
+
+    def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
+        missing, place = (limit, cursor) if begun is None else (limit - begun.rows.num_rows, begun.next)
+        plan = SearchPlan(planned.scan, selection, query.sort, fields, missing, place, settings.page_seconds, seed)
+        page = run_search(session, here.lake, plan)
+        return finish(session, selection, page if begun is None else joined(begun, page))
+
+    def finish(session: Session, selection: Selection, page: FoundPage) -> tuple[FoundPage, pa.Table, Total | None]:
+        nonlocal since
         rows = publish(POST, page.rows, fields)
         if extras:
             added = page_extras(session, here.lake, planned.scan, page.rows, extras)
@@ -151,7 +167,14 @@ async def search(
             total = run_total(session, here.lake, planned.scan, selection, query.total, settings.total_seconds)
         return page, rows, total
 
-    found, rows, total = await run_posts(request, here, planned, work)
+    # The words of most searches fill a page from the newest hours, however large the range is.
+    walks = query.sort is not Sort.ENGAGED and not (query.sample or query.engagement or extras or planned.as_of)
+    if walks and planned.scan.bytes > settings.heavy_bytes:
+        found, rows, total = await run_posts(request, here, planned, begin, heavy=False)
+        if begun is not None:
+            found, rows, total = await run_posts(request, here, planned, work, charged=True)
+    else:
+        found, rows, total = await run_posts(request, here, planned, work)
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
     links = {"Link": f'<{link}>; rel="next"'} if link else {}
