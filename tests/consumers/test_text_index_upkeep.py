@@ -34,15 +34,15 @@ def test_side_files_follow_the_rolled_files(lake: Lake) -> None:
     assert service.counts.texts_indexed == len(before)
     assert _side_files(lake) == {file.sha256 for file in before}
     root = Path(lake.root)
-    assert text_index.candidates(root, before, required("zeitgeist"))
-    assert not text_index.candidates(root, before, required("monkeypox"))
+    assert text_index.parts(root, before, required("zeitgeist"))
+    assert not text_index.parts(root, before, required("monkeypox"))
 
     write(lake, [_post(3, "monkeypox")])
     service.run_once(threading.Event())
     after = [file for file in lake.manifest.snapshot().files(POST) if file.kind == "rolled"]
     assert {file.sha256 for file in after} != {file.sha256 for file in before}
     assert _side_files(lake) == {file.sha256 for file in after}
-    assert text_index.candidates(root, after, required("monkeypox"))
+    assert text_index.parts(root, after, required("monkeypox"))
 
     (root / text_index.FOLDER / "in-the-way").mkdir()
     service.run_once(threading.Event())
