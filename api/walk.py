@@ -52,8 +52,10 @@ class Page:
 
 def joined(before: Page, after: Page) -> Page:
     """One page of two, the second of which began where the first ended."""
+    # Without rows a page has the types of the lake instead of those of the reader.
+    parts = [page.rows for page in (before, after) if page.rows.num_rows]
     return Page(
-        pa.concat_tables([before.rows, after.rows]),
+        pa.concat_tables(parts) if parts else after.rows,
         after.next,
         after.complete,
         before.files_read + after.files_read,

@@ -46,6 +46,20 @@ def test_a_search_that_goes_on_as_a_heavy_one_finds_the_same(
     assert found == expected
 
 
+@pytest.mark.parametrize("place", [0, 59, None])
+def test_either_half_of_a_search_may_find_nothing(
+    builder: LakeBuilder, make_client: MakeClient, place: int | None
+) -> None:
+    posts = fill(builder)
+    client = make_client(heavy_bytes=0, light_seconds=0)
+    text = "nowhere" if place is None else f'"word {place}"'
+    for sort in ("newest", "oldest"):
+        page = get(client, "/v1/search", sort=sort, text=text, exact="true", limit=100)
+        assert [post["uri"] for post in page["results"]] == ([] if place is None else [posts[place]["uri"]])
+        assert page["meta"]["complete"]
+        assert page["meta"]["next_cursor"] is None
+
+
 def test_light_answers_do_not_wait_for_heavy_ones(
     builder: LakeBuilder, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
