@@ -25,6 +25,13 @@ def fill(builder: LakeBuilder) -> list[dict[str, Any]]:
     return posts
 
 
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk that begins with one hour and doubles."""
+    monkeypatch.setattr("api.walk._FIRST_ROWS", 1)
+
+
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("sort", ["newest", "oldest"])
 @pytest.mark.parametrize("limit", [1, 7, 30, 59, 60, 100])
 @pytest.mark.parametrize("seconds", [0, 0.01, 60])
@@ -46,7 +53,8 @@ def test_a_search_that_goes_on_as_a_heavy_one_finds_the_same(
     assert found == expected
 
 
-@pytest.mark.parametrize("place", [0, 59, None])
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("place", [0, 30, 59, None])
 def test_either_half_of_a_search_may_find_nothing(
     builder: LakeBuilder, make_client: MakeClient, place: int | None
 ) -> None:
