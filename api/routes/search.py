@@ -149,7 +149,8 @@ async def search(
 
     def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
         missing, place = (limit, cursor) if begun is None else (limit - begun.rows.num_rows, begun.next)
-        plan = SearchPlan(planned.scan, selection, query.sort, fields, missing, place, settings.page_seconds, seed)
+        left = settings.page_seconds if begun is None else max(0.0, settings.page_seconds - settings.light_seconds)
+        plan = SearchPlan(planned.scan, selection, query.sort, fields, missing, place, left, seed)
         page = run_search(session, here.lake, plan)
         return finish(session, selection, page if begun is None else joined(begun, page))
 
