@@ -27,6 +27,11 @@ _RETRY_SECONDS: Final = 5
 Disconnected = Callable[[], Awaitable[bool]]
 
 
+async def stays() -> bool:
+    """The Disconnected of work that no client can go away from."""
+    return False
+
+
 @dataclass
 class LaneStatus:
     """What a lane does now, and since the start."""

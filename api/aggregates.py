@@ -256,8 +256,8 @@ def run_groups(session: Session, lake: Lake, plan: GroupPlan) -> tuple[list[dict
     source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
     clock = clock_column(plan.selection.filters.clock)
     names = [f"key{number}" for number in range(len(plan.groups))]
-    own = ["r.did", "r.collection", "r.rkey_tid", "r.rkey_text"]
     joined, joins = [], []
+    own = ["r.did", "r.collection", "r.rkey_tid", "r.rkey_text"]
     own += [
         f"{group_expression(Group(group), clock)} AS {name}"
         for name, group in zip(names, plan.groups, strict=True)

@@ -22,6 +22,7 @@ from api.identifiers import POST
 from api.key_skip import holding
 from api.relation import Lake
 from api.snapshots import Scan
+from lake.commit import TID_CLOCK_BITS
 from lake.convert import lake_schema
 from lake.manifest import HOUR_US, LiveFile, Snapshot, hour_of
 
@@ -35,16 +36,18 @@ _SUBJECTS: Final = {
 """What an ending of each kind is about; rows that it ends have the same values."""
 _MOST_CHANGED: Final = 2_000
 """Looking for more changed records than this costs as much as for all."""
-TID_MICROS_BIT: Final = 10
-"""A TID's number is a time in microseconds above a clock's id of so many bits (atproto, "TID")."""
 
 Odd = Callable[[Sequence[int]], set[str]]
 """The digests of the files that have one of these record keys although the key's time is not near the file's hour."""
 
 
-def _shape() -> pa.Schema:
-    fields = [lake_schema(POST).field(name) for name in _COLUMNS]
-    return pa.schema([*fields, pa.field("filename", pa.string()), pa.field("cause", pa.string())])
+_SHAPE: Final = pa.schema(
+    [
+        *(lake_schema(POST).field(name) for name in _COLUMNS),
+        pa.field("filename", pa.string()),
+        pa.field("cause", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class EndedRows:
 
     def _carried(self, session: Session, lake: Lake, snapshot: Snapshot, ends: Ends) -> _State:
         """The last state as it is in this snapshot; empty where there is none or too much has changed."""
-        empty = _State(frozenset(), ends, _shape().empty_table())
+        empty = _State(frozenset(), ends, _SHAPE.empty_table())
         old = self._state
         if old is None:
             return empty
@@ -112,7 +115,7 @@ class EndedRows:
         if changed["rkey_tid"].null_count:
             return files
         keys = changed["rkey_tid"].to_pylist()
-        hours = {hour_of(key >> TID_MICROS_BIT) + near for key in keys for near in (-HOUR_US, 0, HOUR_US)}
+        hours = {hour_of(key >> TID_CLOCK_BITS) + near for key in keys for near in (-HOUR_US, 0, HOUR_US)}
         odd = self._odd(keys)
         return [file for file in files if file.hour_us in hours or file.sha256 in odd]
 
@@ -125,12 +128,12 @@ class EndedRows:
     ) -> pa.Table:
         """The rows of files that some endings of one kind end."""
         if not files or not some.num_rows:
-            return _shape().empty_table()
+            return _SHAPE.empty_table()
         only = replace(ends, **{name: getattr(ends, name).slice(0, 0) for name in _CAUSES if name != cause})
         only = replace(only, **{cause: some})
         columns = (*_COLUMNS, "filename")
         found = only.ended_rows(session, lake.paths(files), columns, self._condition, {})
-        return found.append_column("cause", pa.repeat(pa.scalar(cause), found.num_rows)).cast(_shape())
+        return found.append_column("cause", pa.repeat(pa.scalar(cause), found.num_rows)).cast(_SHAPE)
 
 
 def _changed(session: Session, old: pa.Table, new: pa.Table, subjects: Sequence[str]) -> pa.Table:
@@ -158,7 +161,7 @@ def _without(session: Session, rows: pa.Table, cause: str, changed: pa.Table) ->
         f"SELECT r.* FROM kept_rows AS r ANTI JOIN changed_subjects AS c"
         f" ON {_same('r', changed.column_names)} AND r.cause = $cause"
     )
-    return session.table(statement, {"cause": cause}).cast(_shape())
+    return session.table(statement, {"cause": cause}).cast(_SHAPE)
 
 
 def _about(session: Session, endings: pa.Table, changed: pa.Table) -> pa.Table:

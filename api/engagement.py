@@ -65,7 +65,7 @@ def candidates(session: Session, lake: Lake, plan: Scan, source: Source) -> pa.T
     if not plan.files:
         return KEYS.empty_table()
     selected = ", ".join(f"r.{name}" for name in KEYS.names)
-    of = matches(session, lake, plan, source, selected, name="candidates")
+    of = matches(session, lake, plan, source, selected)
     return session.table(f"SELECT {selected} FROM {of.relation} WHERE {of.condition}", of.bound.values)
 
 

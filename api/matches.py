@@ -34,14 +34,14 @@ class Matches:
     bound: Bound
 
 
-def matches(session: Session, lake: Lake, scan: Scan, source: Source, used: str, *, name: str = _NAME) -> Matches:
-    """The rows that `source` selects of a scan. `used`: every text of the statement that names their columns; `name`: what the
-    session knows the rows by, if they are read beforehand, which blocks."""
+def matches(session: Session, lake: Lake, scan: Scan, source: Source, used: str) -> Matches:
+    """The rows that `source` selects of a scan. `used`: every text of the statement that names their columns. May block for
+    reading them beforehand; a later call in the session takes the place of what this one gave."""
     if _SHARE * sum(map(scan.rows_to_read, scan.files)) <= scan.rows:
         found = _read(session, lake, scan, source, used)
         if found is not None:
-            session.register(name, found)
-            return Matches(f"{name} AS r", "TRUE", Bound())
+            session.register(_NAME, found)
+            return Matches(f"{_NAME} AS r", "TRUE", Bound())
     bound = Bound()
     bound.values |= {**source.bound.values, "files": lake.paths(scan.files)}
     return Matches(source.relation, source.condition, bound)

@@ -40,7 +40,7 @@ class FoundPost:
 
 
 def find_post(session: Session, lake: Lake, posts: Scan, uri: RecordUri, fields: tuple[str, ...]) -> FoundPost | None:
-    """The post, or None when no event about it was ever seen. `posts` has to hold all files of posts."""
+    """The post, or None when no event about it was ever seen. `posts` has to hold all files that can have it."""
     bound = Bound()
     columns = ", ".join(lake_schema(POST).names)
     statement = (

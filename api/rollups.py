@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from api.current import IS_RECORD
-from api.ended_rows import TID_MICROS_BIT, EndedRows
+from api.ended_rows import EndedRows
 from api.engine import Session
 from api.filters import Clock, PostFilters
 from api.relation import READ_FILES, Lake
 from api.snapshots import Scan
 from api.times import to_micros
+from lake.commit import TID_CLOCK_BITS
 from lake.manifest import HOUR_US, LiveFile
 
 LEAST_US: Final = 7 * 24 * HOUR_US
@@ -45,7 +46,7 @@ _SCHEMA: Final = (
 
 _HOUR: Final = "date_trunc('hour', r.time)"
 _COUNTED: Final = f"{IS_RECORD} AND NOT r.resync"
-_HOUR_OF_KEY: Final = f"date_trunc('hour', make_timestamp(r.rkey_tid >> {TID_MICROS_BIT}))"
+_HOUR_OF_KEY: Final = f"date_trunc('hour', make_timestamp(r.rkey_tid >> {TID_CLOCK_BITS}))"
 _IS_ODD: Final = f"r.rkey_tid IS NOT NULL AND abs(epoch_us({_HOUR}) - epoch_us({_HOUR_OF_KEY})) > {HOUR_US}"
 _TAGS: Final = "list_distinct(list_transform(r.langs, lambda tag: string_split(lower(tag), '-')[1]))"
 

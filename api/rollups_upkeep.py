@@ -7,11 +7,11 @@ import contextlib
 import logging
 from typing import Final
 
+from api.admission import stays
 from api.engine import QueryCancelled
 from api.errors import ApiError
 from api.filters import PostFilters
 from api.identifiers import POST
-from api.rollups import Rollups
 from api.services import Services
 from api.snapshots import scan
 from lake.errors import LakeError
@@ -43,7 +43,7 @@ class RollupUpkeep:
     async def _forever(self) -> None:
         while True:
             try:
-                await self._once(self._services.rollups)
+                await self._once()
             except (ApiError, LakeError, QueryCancelled) as error:
                 # The lake may not be there yet, or the machine be busy; a request counts what it needs itself.
                 LOGGER.info("hours are not counted beforehand this time", extra={"cause": str(error)})
@@ -51,20 +51,17 @@ class RollupUpkeep:
                 LOGGER.exception("hours are not counted beforehand")
             await asyncio.sleep(self._services.settings.rollup_seconds)
 
-    async def _once(self, rollups: Rollups) -> None:
+    async def _once(self) -> None:
         here = self._services
         snapshot = await asyncio.to_thread(here.snapshots.newest)
         plan = await asyncio.to_thread(scan, snapshot, POST, None, None)
-        if not await asyncio.to_thread(rollups.missing, plan, _ALL):
+        if not await asyncio.to_thread(here.rollups.missing, plan, _ALL):
             return
 
-        async def unwanted() -> bool:
-            return False
-
         await here.runner.run(
-            lambda session: rollups.prepare(session, here.lake, plan, _ALL),
+            lambda session: here.rollups.prepare(session, here.lake, plan, _ALL),
             client=_CLIENT,
-            disconnected=unwanted,
+            disconnected=stays,
             lane="export",
             seconds=here.settings.export_seconds,
         )

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from api.access import Principal
 from api.access.principals import ANONYMOUS_OWNER
 from api.access.scopes import ANONYMOUS
-from api.admission import QueryRunner
+from api.admission import QueryRunner, stays
 from api.citations import AsOf
 from api.columns import publish
 from api.compliance import Fate, changes_since
@@ -318,12 +318,8 @@ class Exports:
             job = self.store.find(job.id) or job
             snapshot = await asyncio.to_thread(self._snapshots.newest)
             if snapshot.version != job.checked_version:
-
-                async def wanted() -> bool:
-                    return False
-
                 job = await self._runner.run(
-                    lambda session: self._refresh(session, job), client=job.owner, disconnected=wanted, lane="heavy"
+                    lambda session: self._refresh(session, job), client=job.owner, disconnected=stays, lane="heavy"
                 )
         return job, folder / f"data.{job.generation}"
 

@@ -74,7 +74,7 @@ class Explanation(Answer):
     )
     lane: str = Field(
         description="`light` queries and `heavy` ones wait in queues of their own; exports run as jobs. A search in order of "
-        "time begins as a light one in any case."
+        "time begins as a light one, unless it asks for extra fields, minimum counts or as_of."
     )
     expected_seconds: float = Field(
         description="For reading everything; a search with frequent matches ends much earlier."

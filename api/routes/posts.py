@@ -142,7 +142,8 @@ async def post(
     # Whom a handle names is looked up as a query, so that the files are not known yet.
     heavy = posts.bytes > here.settings.heavy_bytes
     if heavy and is_did(wanted.authority):
-        heavy = len((await asyncio.to_thread(holding, here.lake, posts, key_of(wanted))).files) > _FEW_FILES
+        posts = await asyncio.to_thread(holding, here.lake, posts, key_of(wanted))
+        heavy = len(posts.files) > _FEW_FILES
 
     def work(session: Session) -> tuple[RecordUri, FoundPost, dict[str, int], dict[str, Any] | None]:
         resolved = with_did(session, here, snapshot, wanted)
