@@ -32,6 +32,7 @@ from api.routes import exports as export_routes
 from api.services import Services, make_export_lane, make_lanes
 from api.snapshots import SnapshotSource
 from api.throughput import Throughput
+from lake.account_index import AccountIndex
 from lake.bloom import FilterIndex
 from lake.manifest import open_manifest
 
@@ -68,7 +69,12 @@ def create_app(settings: ApiSettings, lake: str | Path, manifest: str) -> FastAP
     )
     services = Services(
         settings=settings,
-        lake=Lake(lake_root, CurrentState(lake_root, settings.state_cache_mb * 2**20), FilterIndex(lake_root)),
+        lake=Lake(
+            lake_root,
+            CurrentState(lake_root, settings.state_cache_mb * 2**20),
+            FilterIndex(lake_root),
+            AccountIndex(lake_root),
+        ),
         snapshots=snapshots,
         engine=engine,
         runner=QueryRunner(

@@ -1,21 +1,24 @@
 """Which files can hold what a query names by key: an account, a record, or what a record is about.
 
-From filters to questions for the bloom filters of the lake's files; every function gives the plan without the files that cannot
-hold a match, and leaves it as it is where the filters cannot tell.
+From filters to questions for the bloom filters of the lake's files and the index of accounts; every function gives the plan without
+the files that cannot hold a match, and leaves it as it is where neither can tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from api.filters import PostFilters
 from api.identifiers import RecordUri, is_did, tid_value
 from api.relation import Lake
 from api.snapshots import Scan
 from lake.bloom import Value
+from lake.manifest import LiveFile
 
 Wanted = Mapping[str, Sequence[Value]]
+_FEW_ACCOUNTS: Final = 16
 
 
 def holding(lake: Lake, plan: Scan, *alternatives: Wanted) -> Scan:
@@ -23,8 +26,15 @@ def holding(lake: Lake, plan: Scan, *alternatives: Wanted) -> Scan:
     has to have one in the same row. May block for footers and filters."""
     if any(not wanted for wanted in alternatives):
         return plan
-    kept = {file.path for wanted in alternatives for file in lake.filters.may_hold(plan.files, wanted)}
+    kept = {file.path for wanted in alternatives for file in _may_hold(lake, plan.files, wanted)}
     return replace(plan, files=tuple(file for file in plan.files if file.path in kept))
+
+
+def _may_hold(lake: Lake, files: Sequence[LiveFile], wanted: Wanted) -> Sequence[LiveFile]:
+    files = lake.filters.may_hold(files, wanted)
+    dids = [did for did in wanted.get("did", ()) if isinstance(did, str)]
+    # Some of many accounts are in every file.
+    return lake.accounts.may_hold(files, dids) if 0 < len(dids) <= _FEW_ACCOUNTS else files
 
 
 def key_of(uri: RecordUri) -> Wanted:

@@ -12,6 +12,7 @@ from api.current import CurrentState, Ends
 from api.engine import Session
 from api.snapshots import Scan
 from api.sql import Bound, all_of
+from lake.account_index import AccountIndex
 from lake.bloom import FilterIndex
 from lake.convert import lake_schema
 from lake.manifest import LiveFile
@@ -31,11 +32,12 @@ def columns_in(table: str, sql: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Lake:
-    """Where a query finds files, what has ended, and which files can hold a key."""
+    """Where a query finds files, what has ended, which files can hold a key, and what accounts have in them."""
 
     root: Path
     current: CurrentState
     filters: FilterIndex
+    accounts: AccountIndex
 
     def paths(self, files: Sequence[LiveFile]) -> list[str]:
         """The absolute paths of files, for a bound value."""

@@ -1,7 +1,7 @@
-"""A lake of many days for the API's benchmark: rolled hour files with text index, made natively at about 20,000 rows a second.
+"""A lake of many days for the API's benchmark: rolled hour files with their indexes, made natively at about 20,000 rows a second.
 
 Rows are generated as lake columns (numpy and Arrow, no Python per row) and go through the lake's own sorting, erasing and
-writing (`lake.merge.row_groups`, `LakeStore.writer`), its manifest and its text index. Words follow Zipf's law in eleven
+writing (`lake.merge.row_groups`, `LakeStore.writer`), its manifest and its indexes. Words follow Zipf's law in eleven
 languages of the simulator; each language has a long tail of which every day uses another window, so that a rare word occurs
 on about three days. Of the posts 3 % are deleted: those of the last day are still pending, spread over the two days before;
 all others are erased in the files. For every post there are LIKES likes, REPOSTS reposts and FOLLOWS follows.
@@ -33,7 +33,7 @@ from benchmarks.api_rows import (
     post_rows,
 )
 from benchmarks.api_texts import Texts, languages
-from lake import text_index
+from lake import account_index, text_index
 from lake.commit import superseding_rows
 from lake.convert import lake_schema
 from lake.dictionaries import joined
@@ -133,9 +133,10 @@ class Filler:
         advance = Advance(topic, self._partition, first, after, self._epochs[table])
         self._manifest.commit(Commit(f"{table}-{self._partition}-{first}", (advance,), (file,)))
         self._offsets[topic] = after
+        live = self._manifest.file(made.path)
+        assert live is not None
+        account_index.build(self._store, live)
         if table == POST:
-            live = self._manifest.file(made.path)
-            assert live is not None
             text_index.build(self._store, live)
 
     def close(self) -> None:
@@ -157,8 +158,11 @@ def _fill(folder: str, partition: int, first_day: int, end_day: int, last_day: i
     filler.close()
 
 
-def _index_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "lake" / text_index.FOLDER).iterdir())
+def _index_bytes(folder: Path) -> dict[str, int]:
+    return {
+        name: sum(path.stat().st_size for path in (folder / "lake" / index).glob("*"))
+        for name, index in (("index_bytes", text_index.FOLDER), ("account_bytes", account_index.FOLDER))
+    }
 
 
 def build(folder: Path, days: int, per_day: int) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def build(folder: Path, days: int, per_day: int) -> dict[str, Any]:
     facts_path = folder / f"facts-{days}-{per_day}.json"
     if facts_path.exists():
         # The index of a lake that is kept may have been made anew since.
-        return dict(json.loads(facts_path.read_text())) | {"index_bytes": _index_bytes(folder)}
+        return dict(json.loads(facts_path.read_text())) | _index_bytes(folder)
     folder.mkdir(parents=True, exist_ok=True)
     open_manifest(str(folder / "manifest.sqlite"), create=True).close()
     rows = max(1, per_day // 24)
@@ -200,5 +204,5 @@ def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "files": totals[POST].files,
         "others": {table: total.rows for table, total in totals.items() if table != POST},
         "all_bytes": sum(total.bytes for total in totals.values()),
-        "index_bytes": _index_bytes(folder),
+        **_index_bytes(folder),
     }

@@ -130,6 +130,10 @@ class MaintenanceConfig(_Settings):
         True,
         description="Whether rolled files of posts get side files that let a search for a rare word pass them over.",
     )
+    index_accounts: bool = Field(
+        True,
+        description="Whether rolled files get side files that tell which accounts they have rows of, and how many.",
+    )
     run_seconds: float = Field(
         120.0, gt=0.0, description="No step of a run begins after this long; the next run goes on."
     )

@@ -20,7 +20,7 @@ from consumers import rollups
 from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
 from consumers.memory import give_back
-from lake import ended_keys, text_index
+from lake import account_index, ended_keys, text_index
 from lake.erase import Unfinished, erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
 from lake.gap_file import save_gaps
@@ -62,6 +62,7 @@ class MaintenanceCounts:
     unreconciled: int = 0
     rollups_made: int = 0
     texts_indexed: int = 0
+    accounts_indexed: int = 0
 
 
 class EventClock:
@@ -134,7 +135,7 @@ class MaintenanceService:
                 self._unlink(go_on)
                 if self._is_due("rollups", self._config.rollup_seconds):
                     self._roll_up(go_on)
-                    self._index_texts(go_on)
+                    self._index(go_on)
                     self._note_ends(go_on)
                 if self._is_due("clean", self._config.clean_seconds):
                     self._clean(go_on)
@@ -252,27 +253,29 @@ class MaintenanceService:
         if not done.complete:
             self._due["rollups"] = 0.0
 
-    def _index_texts(self, go_on: Callable[[], bool]) -> None:
-        """Side files for searches: those of erased and merged files go, new files get theirs. A search can do without."""
-        snapshot = self._manifest.snapshot()
-        try:
-            text_index.sweep(self._store.root, snapshot)
-            if not self._config.index_texts:
-                return
-            for file in text_index.missing(self._store.root, snapshot):
-                if not go_on():
-                    self._due["rollups"] = 0.0
-                    return
-                try:
-                    text_index.build(self._store, file)
-                except FileDamaged as error:
-                    self.counts.failures += 1
-                    log.error("a file cannot be indexed", extra={"cause": error.message, "remedy": error.remedy})
-                else:
-                    self.counts.texts_indexed += 1
-        except Exception as error:
-            self.counts.failures += 1
-            log.exception("texts are not indexed; searches read more files", extra={"cause": str(error)})
+    def _index(self, go_on: Callable[[], bool]) -> None:
+        """Side files for answers: those of erased and merged files go, new files get theirs. Answers can do without."""
+        for index, wanted, made in (
+            (text_index, self._config.index_texts, "texts_indexed"),
+            (account_index, self._config.index_accounts, "accounts_indexed"),
+        ):
+            try:
+                snapshot = self._manifest.snapshot()
+                index.sweep(self._store.root, snapshot)
+                for file in index.missing(self._store.root, snapshot) if wanted else ():
+                    if not go_on():
+                        self._due["rollups"] = 0.0
+                        return
+                    try:
+                        index.build(self._store, file)
+                    except FileDamaged as error:
+                        self.counts.failures += 1
+                        log.error("a file cannot be indexed", extra={"cause": error.message, "remedy": error.remedy})
+                    else:
+                        setattr(self.counts, made, getattr(self.counts, made) + 1)
+            except Exception as error:
+                self.counts.failures += 1
+                log.exception("files are not indexed; answers read more of them", extra={"cause": str(error)})
 
     def _note_ends(self, go_on: Callable[[], bool]) -> None:
         """Side files by which the writer finds the end of what arrives weeks late; it reads the files that have none."""

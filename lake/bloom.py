@@ -1,4 +1,5 @@
-"""Which rolled files can hold a value of a column at all, asked of the bloom filters in the Parquet files themselves.
+"""Which rolled files can hold a value of a column at all, asked of the bloom filters in the Parquet files themselves, and of the
+least and greatest value of numbers.
 
 Opening a file costs a query engine a third of a millisecond, and thirty days are 720 files for each table. A probe is one read
 of 32 bytes at a place that the file's footer names; footers are read once for each file, named by its digest.
@@ -15,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,8 @@ _SALTS: Final = (
     0x9EFC4947,
     0x5C6BFB31,
 )
+_RANGED: Final = ("rkey_tid",)
+"""Keys of records grow with time, so that few hours have one between their least and greatest."""
 _BLOCK_BYTES: Final = 32
 _HEADER_MOST: Final = 32
 _HEADER_START: Final = b"\x15"
@@ -49,8 +52,27 @@ _HEADER_REST: Final = bytes.fromhex("1c1c00001c1c00001c1c000000")
 
 Place = tuple[int, int]
 """Where the bits of a filter begin in the file, and how many blocks they are."""
-Filters = tuple[Mapping[str, Place], ...]
-"""For each row group, the columns that have a filter."""
+Range = tuple[int, int]
+"""Least and greatest value."""
+
+
+class Group(NamedTuple):
+    """What is known of a row group: of which columns it has filters, and ranges."""
+
+    places: Mapping[str, Place]
+    ranges: Mapping[str, Range]
+
+
+Filters = tuple[Group, ...]
+"""For each row group."""
+
+
+class Wanted(NamedTuple):
+    """A value: the upper half of its hash, and its bits in a block."""
+
+    value: Value
+    upper: int
+    mask: int
 
 
 class FilterIndex:
@@ -67,14 +89,17 @@ class FilterIndex:
         Small files and columns without a filter count as if they held everything. Blocks for about ten microseconds per file
         and column when the files are in memory, and for reading the footers of files that were not asked about before.
         """
-        masks = {column: [_mask(value) for value in values] for column, values in wanted.items()}
-        return [file for file in files if file.kind != "rolled" or self._may_hold(file, masks)]
+        hashed = {column: [_hashed(value) for value in values] for column, values in wanted.items()}
+        return [file for file in files if file.kind != "rolled" or self._may_hold(file, hashed)]
 
-    def _may_hold(self, file: LiveFile, wanted: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
+    def _may_hold(self, file: LiveFile, wanted: Mapping[str, Sequence[Wanted]]) -> bool:
         filters = self._known.get(file.sha256)
         if filters is None:
             filters = self._learn(file)
-        if not any(column in group for group in filters for column in wanted):
+        within = [(group, found) for group in filters if all((found := _within(group.ranges, wanted)).values())]
+        if not within:
+            return not filters
+        if not any(column in group.places for group, _ in within for column in wanted):
             return True
         try:
             descriptor = os.open(self._root + file.path, os.O_RDONLY)
@@ -83,10 +108,10 @@ class FilterIndex:
         try:
             return any(
                 all(
-                    column not in group or _any_of(descriptor, group[column], hashes)
-                    for column, hashes in wanted.items()
+                    column not in group.places or _any_of(descriptor, group.places[column], values)
+                    for column, values in found.items()
                 )
-                for group in filters
+                for group, found in within
             )
         finally:
             os.close(descriptor)
@@ -98,7 +123,7 @@ class FilterIndex:
         except (OSError, pa.ArrowException) as error:
             # Whoever reads the file says what is the matter with it.
             log.warning("the bloom filters of a file cannot be found", extra={"path": path, "cause": str(error)})
-            return ({},)
+            return (Group({}, {}),)
         with self._lock:
             self._known[file.sha256] = filters
             while len(self._known) > _MOST_FILES:
@@ -111,9 +136,11 @@ def _filters_of(path: str) -> Filters:
     with open(path, "rb") as file:  # noqa: PTH123 - a path object for each of thousands of files takes longer than the read
         found = []
         for number in range(footer.num_row_groups):
-            group, columns = footer.row_group(number), {}
+            group, columns, ranges = footer.row_group(number), {}, {}
             for position in range(footer.num_columns):
                 column = group.column(position)
+                if column.path_in_schema in _RANGED and column.statistics is not None and column.statistics.has_min_max:
+                    ranges[column.path_in_schema] = (column.statistics.min, column.statistics.max)
                 if column.bloom_filter_offset is not None and column.physical_type in ("INT64", "BYTE_ARRAY"):
                     place = _place(file.fileno(), column.bloom_filter_offset, column.bloom_filter_length)
                     if place is None:
@@ -123,7 +150,7 @@ def _filters_of(path: str) -> Filters:
                         )
                     else:
                         columns[column.path_in_schema] = place
-            found.append(columns)
+            found.append(Group(columns, ranges))
     return tuple(found)
 
 
@@ -152,19 +179,27 @@ def _size_of(head: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _mask(value: Value) -> tuple[int, int]:
-    """The upper half of the value's hash, and its bits in a block."""
+def _within(ranges: Mapping[str, Range], wanted: Mapping[str, Sequence[Wanted]]) -> dict[str, Sequence[Wanted]]:
+    """The values of each column that lie between the least and greatest of a row group, where those are known."""
+    found = dict(wanted)
+    for column in wanted.keys() & ranges.keys():
+        least, greatest = ranges[column]
+        found[column] = [one for one in wanted[column] if least <= int(one.value) <= greatest]
+    return found
+
+
+def _hashed(value: Value) -> Wanted:
     plain = value.encode() if isinstance(value, str) else value.to_bytes(8, "little", signed=True)
     hashed = xxhash.xxh64_intdigest(plain)
     low, mask = hashed & 0xFFFFFFFF, 0
     for word, salt in enumerate(_SALTS):
         mask |= 1 << (32 * word + ((low * salt & 0xFFFFFFFF) >> 27))
-    return hashed >> 32, mask
+    return Wanted(value, hashed >> 32, mask)
 
 
-def _any_of(descriptor: int, place: Place, hashes: Sequence[tuple[int, int]]) -> bool:
+def _any_of(descriptor: int, place: Place, values: Sequence[Wanted]) -> bool:
     begin, blocks = place
-    for upper, mask in hashes:
+    for _, upper, mask in values:
         block = os.pread(descriptor, _BLOCK_BYTES, begin + _BLOCK_BYTES * (upper * blocks >> 32))
         if len(block) < _BLOCK_BYTES or int.from_bytes(block, "little") & mask == mask:
             return True

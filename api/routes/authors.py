@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from api.access import charge_bytes
+from api.activity import Actor, share_of
 from api.answers import QUERY_PROBLEMS, Answer, Coverage, SnapshotInfo, json_answer, problem_answers
 from api.authors import AuthorPlan, run_author
 from api.engine import Session
@@ -125,11 +126,20 @@ async def author(
     size = sum(one.bytes for one in scans)
     charge_bytes(request, size)
 
-    def work(session: Session) -> dict[str, Any] | None:
-        did = wanted if is_did(wanted) else resolve(session, here.lake.root, snapshot, {wanted})[wanted]
-        return run_author(session, here.lake, AuthorPlan(snapshot, did, scans, query.start, query.end, query.daily))
+    def shares(did: str) -> AuthorPlan:
+        actor = Actor(did, query.start, query.end)
+        return AuthorPlan(snapshot, actor, [share_of(here.lake, one, actor) for one in scans], query.daily)
 
-    found = await here.query(request, work, heavy=size > here.settings.heavy_bytes)
+    # Whom a handle names is looked up as a query, so that it is not known yet what has to be read.
+    known = await asyncio.to_thread(shares, wanted) if is_did(wanted) else None
+    to_read = size if known is None else sum(share.bytes_to_read for share in known.shares)
+
+    def work(session: Session) -> dict[str, Any] | None:
+        return run_author(
+            session, here.lake, known or shares(resolve(session, here.lake.root, snapshot, {wanted})[wanted])
+        )
+
+    found = await here.query(request, work, heavy=to_read > here.settings.heavy_bytes)
     if found is None:
         detail = f"no event of this archive is about {wanted}"
         raise ApiError(Problem.NOT_FOUND, detail, errors=[FieldError("actor", detail, "path")])

@@ -24,7 +24,8 @@ from api.posts_query import Selection, narrow
 from api.relation import Lake
 from api.search import SearchPlan, Sort, run_search
 from api.snapshots import scan
-from lake import text_index
+from lake import account_index, text_index
+from lake.account_index import AccountIndex
 from lake.bloom import FilterIndex
 from lake.manifest import hour_of
 from tests.api.lake_builder import POST, START_US, LakeBuilder, did
@@ -275,7 +276,7 @@ class World:
 
     def __init__(self, root: Path, seed: int | None, upkeep: str = "none") -> None:
         """`seed` None: a single post without any member. `upkeep`: what maintenance did: none, roll, roll and erase, or
-        roll and index the texts."""
+        roll and index texts and accounts."""
         self.builder = LakeBuilder(root)
         if seed is None:
             self.builder.post(did(1), None)
@@ -285,12 +286,14 @@ class World:
         if upkeep != "none":
             self.builder.maintain(erasing=upkeep == "erase")
         if upkeep == "index":
-            for file in text_index.missing(self.builder.root, self.builder.manifest.snapshot()):
-                text_index.build(self.builder.store, file)
+            for index in (text_index, account_index):
+                for file in index.missing(self.builder.root, self.builder.manifest.snapshot()):
+                    index.build(self.builder.store, file)
         self.posts = current(self.builder.events, POST)
         self.likes = Counter(row["subject_uri"] for row in current(self.builder.events, LIKE))
         self.engine = Engine([self.builder.root], threads=1, memory_mb=512, spill_mb=256, spill_dir=root / "spill")
-        self.lake = Lake(self.builder.root, CurrentState(self.builder.root, 2**20), FilterIndex(self.builder.root))
+        root = self.builder.root
+        self.lake = Lake(root, CurrentState(root, 2**20), FilterIndex(root), AccountIndex(root))
         self.snapshot = self.builder.manifest.snapshot()
 
     def search(self, filters: PostFilters, sort: Sort, limit: int) -> list[str]:
