@@ -53,6 +53,7 @@ class FileWriter:
             "hour_us": hour_us,
             "kind": kind,
         }
+        self._table = table
         self._kind = kind
         self._schema = lake_schema(table)
         self._sink = _HashingFile(temporary.open("wb"))
@@ -75,7 +76,7 @@ class FileWriter:
         self._max = max(self._max, limits["max"].as_py())
         self._rows += rows.num_rows
         self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED).cast(pa.string()), EDIT)).as_py() or 0)
-        self._parquet.write_table(rows, row_group_size=row_group_rows(self._kind))
+        self._parquet.write_table(rows, row_group_size=row_group_rows(self._table, self._kind, rows.num_rows))
 
     def finish(self) -> None:
         """Writes the footer."""

@@ -14,10 +14,16 @@ import pyarrow.compute as pc
 from lake.convert import lake_schema
 from lake.manifest import FileKind
 
-ROLLED_GROUP_ROWS: Final = 1 << 20
+_ROLLED_GROUP_ROWS: Final = 1 << 20
 """One row group for nearly every hour: accounts and subjects repeat all through it, and each is stored once per group."""
 
-SMALL_GROUP_ROWS: Final = 1 << 17
+_POSTS: Final = "app.bsky.feed.post"
+_POST_GROUPS: Final = 8
+_LEAST_POST_ROWS: Final = 8192
+"""Posts repeat little: an hour of them is eight row groups, of which readers skip those that can have nothing, and take the others
+on several cores. Smaller groups would only add footers."""
+
+_SMALL_GROUP_ROWS: Final = 1 << 17
 
 _PAGE_BYTES: Final = 8 << 20
 """Large pages: zstd finds repeated text only within a page."""
@@ -84,7 +90,7 @@ class Compression:
 
 def sort_keys(table: str) -> list[tuple[str, str]]:
     """Sort order of rolled files of `table`, for pyarrow; see `with_sort_columns` for keys that are no columns."""
-    if table == "app.bsky.feed.post":
+    if table == _POSTS:
         # Posts of one language and kind lie together: their text and JSON compress a tenth better.
         return [(_LANGUAGE, "ascending"), ("embed_type", "ascending"), ("time", "ascending")]
     return ARRIVAL
@@ -92,7 +98,7 @@ def sort_keys(table: str) -> list[tuple[str, str]]:
 
 def with_sort_columns(table: str, rows: pa.Table) -> pa.Table:
     """`rows` with the columns that sort keys need and the table does not have; drop them before writing."""
-    if table != "app.bsky.feed.post":
+    if table != _POSTS:
         return rows
     return rows.append_column(_LANGUAGE, first_of_list(rows.column("langs")))
 
@@ -140,14 +146,18 @@ def writer_options(
         options["write_page_checksum"] = False
     elif rows >= _BLOOM_FROM_ROWS and table in _LOOKED_UP:
         # Sized for all values being different; the writer folds a filter that is too large for those it got.
-        shares = _LOOKED_UP[table]
-        options["bloom_filter_options"] = {name: {"ndv": rows, "fpp": share} for name, share in shares.items()}
+        shares, values = _LOOKED_UP[table], min(rows, row_group_rows(table, kind, rows))
+        options["bloom_filter_options"] = {name: {"ndv": values, "fpp": share} for name, share in shares.items()}
     return options
 
 
-def row_group_rows(kind: FileKind) -> int:
-    """Most rows of one row group."""
-    return SMALL_GROUP_ROWS if kind == "small" else ROLLED_GROUP_ROWS
+def row_group_rows(table: str, kind: FileKind, rows: int) -> int:
+    """Most rows of one row group of a file that has about `rows`."""
+    if kind == "small":
+        return _SMALL_GROUP_ROWS
+    if table == _POSTS:
+        return min(_ROLLED_GROUP_ROWS, max(_LEAST_POST_ROWS, -(-rows // _POST_GROUPS)))
+    return _ROLLED_GROUP_ROWS
 
 
 def _leaf(field: pa.Field) -> str:

@@ -148,19 +148,19 @@ def row_groups(rows: pa.Table, merge: Merge) -> Iterator[pa.Table]:
             rows = rows.schema.empty_table()
             if tombstones is not None:
                 piece = joined(table, [piece, tombstones])
-        yield from _cut(piece)
+        yield from _cut(table, piece)
 
 
 def without_ended(rows: pa.Table, ended: Ended, table: str) -> Iterator[pa.Table]:
     """`rows` of a rolled file in their order, the ended ones emptied; much cheaper than sorting again."""
     if sort_keys(table) == ARRIVAL:
         # A tombstone keeps its offset in any case, so its place tells nothing more.
-        yield from _cut(_emptied_in_place(rows, ended, table))
+        yield from _cut(table, _emptied_in_place(rows, ended, table))
         return
     kept = np.ones(rows.num_rows, np.bool_)
     kept[ended.places] = False
     alive = compacted(rows.filter(pa.array(kept)))
-    yield from _cut(joined(table, [alive, ended.emptied(table, rows)]))
+    yield from _cut(table, joined(table, [alive, ended.emptied(table, rows)]))
 
 
 def _emptied_in_place(rows: pa.Table, ended: Ended, table: str) -> pa.Table:
@@ -177,8 +177,8 @@ def _emptied_in_place(rows: pa.Table, ended: Ended, table: str) -> pa.Table:
     return pa.table(columns, schema=rows.schema)
 
 
-def _cut(piece: pa.Table) -> Iterator[pa.Table]:
-    step = row_group_rows("rolled")
+def _cut(table: str, piece: pa.Table) -> Iterator[pa.Table]:
+    step = row_group_rows(table, "rolled", piece.num_rows)
     for start in range(0, piece.num_rows, step):
         yield piece if piece.num_rows <= step else compacted(piece.slice(start, step))
 

@@ -1,11 +1,11 @@
 """A skip index for text search: which rows of which files of posts can hold a word or phrase at all.
 
 Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.slots`: a bloom filter of the short runs of
-characters (grams) that occur in its texts, kept apart for eight blocks of its rows. A search opens only the files in which
-one block has all grams of a word. A gram has 3, 4, 5 or 7 characters, or 2 or 5 where the first is of a wide script (Chinese,
-Japanese, Korean, emoji). Characters that differ in case only count as one, and a run of white space counts as one space. A
-file without a side file has to be read. Named by the digest of the file it describes, a side file can be missing but never
-stale.
+characters (grams) that occur in its texts, kept apart for eight blocks of its rows, its row groups where it has so many. A
+search opens only the files in which one block has all grams of a word. A gram has 3, 4, 5 or 7 characters, or 2 or 5 where the
+first is of a wide script (Chinese, Japanese, Korean, emoji). Characters that differ in case only count as one, and a run of
+white space counts as one space. A file without a side file has to be read. Named by the digest of the file it describes, a side
+file can be missing but never stale.
 
 Format: b"PXG" + format number 4 (1 byte), number of slots, for each of the eight blocks the number of the row behind its last,
 CRC-32 of these bytes; then the slots, one byte each, in pieces of 1020 bytes (the last may be shorter), each followed by the CRC-32
@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 
 from lake.manifest import LiveFile, Snapshot
 from lake.paths import sync_folder
-from lake.store import LakeStore
+from lake.store import LakeStore, read_columns
 from lake.text_grams import codes_of, grams, numbers_of
 
 log = logging.getLogger("explorer.lake")
@@ -47,7 +47,7 @@ _PIECE: Final = 1020
 _CRC_BYTES: Final = 4
 _SUFFIX: Final = ".slots"
 _BLOCKS: Final = 8
-"""One bit of a slot for each; they have about as many characters. Posts lie by language, so that a block is mostly of one."""
+"""One bit of a slot for each: mostly the row groups of the file. Posts lie by language, so that a block is mostly of one."""
 _EVERY_BLOCK: Final = (1 << _BLOCKS) - 1
 _FILL: Final = 0.5
 """The filter is halved as long as no block has more of its bits set than this."""
@@ -120,8 +120,11 @@ def build(store: LakeStore, file: LiveFile) -> int:
 
     Blocks for reading the texts: about a second per 100,000 posts. Raises FileDamaged, OSError.
     """
-    texts = store.read(file.path, ["text"]).column("text")
-    slots, ends = _filter_of(texts, int(file.bytes * _LARGEST_SHARE))
+    with store.open(file.path) as parquet:
+        groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+        texts = read_columns(parquet, file.path, ["text"]).column("text")
+    ends = _block_ends(texts, groups)
+    slots = _filter_of(texts, ends, int(file.bytes * _LARGEST_SHARE))
     folder = store.root / FOLDER
     folder.mkdir(exist_ok=True)
     path = _path(store.root, file)
@@ -275,11 +278,27 @@ def _holds(condition: Condition, found: _Filter) -> int:
     return blocks
 
 
-def _filter_of(texts: pa.ChunkedArray, most_bytes: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """The slots of the grams of some texts, as many as the fill asks for but at most `most_bytes`; the ends of the blocks."""
+def _block_ends(texts: pa.ChunkedArray, groups: Sequence[int]) -> list[int]:
+    """For each block the number of the row behind its last. Blocks are the row groups that have any text, which readers skip as a
+    whole; of a file with too many or with one, stretches of about as many characters, which end where row groups do if it has
+    several."""
     characters = np.cumsum(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)), dtype=np.int64)
-    shares = characters[-1:] * np.arange(1, _BLOCKS + 1)[:, None] / _BLOCKS
-    ends = [int(np.searchsorted(characters, *share)) + 1 if len(share) else 0 for share in shares]
+    if not len(characters):
+        return [0] * _BLOCKS
+    edges = np.cumsum(groups, dtype=np.int64)
+    with_text = edges[np.diff(characters[edges - 1], prepend=0) > 0]
+    if 1 < len(with_text) <= _BLOCKS:
+        ends = [*with_text[:-1].tolist(), *[len(texts)] * (_BLOCKS + 1 - len(with_text))]
+    else:
+        shares = characters[-1] * np.arange(1, _BLOCKS + 1) / _BLOCKS
+        ends = (np.searchsorted(characters, shares) + 1).tolist()
+        if len(with_text) > 1:
+            ends = [int(edges[np.argmin(np.abs(edges - end))]) for end in ends[:-1]] + [len(texts)]
+    return ends
+
+
+def _filter_of(texts: pa.ChunkedArray, ends: Sequence[int], most_bytes: int) -> npt.NDArray[np.uint8]:
+    """The slots of the grams of some texts in blocks, as many as the fill asks for but at most `most_bytes`."""
     size = 3 * _LEAST_SLOTS
     while size < min(_MOST_SLOTS, _SLOTS_PER_ROW * len(texts)):
         size *= 2
@@ -297,7 +316,7 @@ def _filter_of(texts: pa.ChunkedArray, most_bytes: int) -> tuple[npt.NDArray[np.
         if len(folded) <= max(most_bytes, _LEAST_SLOTS):
             best = folded
     assert best is not None
-    return best, ends
+    return best
 
 
 def _foldings(slots: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:

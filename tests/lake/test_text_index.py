@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import unicodedata
@@ -10,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,9 @@ from api.sql import Bound, text_predicate
 from api.text_skip import required, required_by
 from lake import text_grams, text_index
 from lake.convert import lake_schema
+from lake.dictionaries import joined
 from lake.manifest import LiveFile
+from lake.merge import Merge, row_groups
 from lake.store import LakeStore
 
 _WORDS = st.sampled_from(
@@ -62,6 +66,23 @@ def _write(store: LakeStore, texts: list[str | None], number: int = 0) -> LiveFi
     made = store.write_table(rows, POST, hour, f"x{number}", kind="rolled")
     return LiveFile(
         made.path, POST, hour, made.rows, made.bytes, hour, hour, made.sha256, "rolled", 0, False, 0, 1, hour
+    )
+
+
+def _write_rolled(store: LakeStore, texts: list[str]) -> LiveFile:
+    """As maintenance writes it: sorted, in row groups."""
+    schema = lake_schema(POST)
+    columns = [pa.nulls(len(texts), field.type) for field in schema]
+    columns[schema.get_field_index("text")] = pa.array(texts, pa.string())
+    columns[schema.get_field_index("time")] = pa.array(np.arange(START, START + len(texts)), pa.timestamp("us"))
+    columns[schema.get_field_index("operation")] = pa.array(["create"] * len(texts), pa.string())
+    rows = pa.table(columns, names=schema.names).cast(schema)
+    with store.writer(POST, START, "rolled", kind="rolled", rows=len(texts)) as writer:
+        for piece in row_groups(joined(POST, [rows]), Merge(POST, START)):
+            writer.write(piece)
+    made = writer.result()
+    return LiveFile(
+        made.path, POST, START, made.rows, made.bytes, START, START, made.sha256, "rolled", 0, False, 0, 1, START
     )
 
 
@@ -266,3 +287,41 @@ def test_a_query_is_parsed_as_the_search_parses_it() -> None:
     assert required(None) is None
     assert required("NOT zeitgeist") is None
     assert required("zeitgeist") == required_by(parse("zeitgeist")) == required("Zeitgeist")
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(60_000, 8), (20_000, 3), (2_000, 1)])
+def test_blocks_are_the_row_groups_of_posts(tmp_path: Path, rows: int, groups: int) -> None:
+    store = LakeStore(tmp_path)
+    texts = ["good morning"] * rows
+    for place, word in ((0, "zeitgeist"), (rows // 2, "kubernetes"), (rows - 1, "vladivostok")):
+        texts[place] = word
+    file = _write_rolled(store, texts)
+    with store.open(file.path) as parquet:
+        ends = list(
+            itertools.accumulate(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
+        )
+    assert len(ends) == groups
+    text_index.build(store, file)
+    for number, word in ((0, "zeitgeist"), (rows // 2, "kubernetes"), (rows - 1, "vladivostok")):
+        (part,) = text_index.parts(tmp_path, [file], required(word))
+        assert part.rows is not None
+        assert any(first <= number < end for first, end in part.rows), "never too few"
+        if groups > 1:
+            edges = {0, *ends}
+            assert all(first in edges and end in edges for first, end in part.rows), "whole row groups"
+            assert sum(end - first for first, end in part.rows) < rows, "not all of them"
+
+
+def test_many_row_groups_are_eight_blocks(tmp_path: Path) -> None:
+    texts = pa.chunked_array([[f"word{number:03}x" for number in range(100)]])
+    ends = text_index._block_ends(texts, [5] * 20)
+    assert len(ends) == 8
+    assert ends[-1] == 100
+    assert ends == sorted(ends)
+    assert all(end % 5 == 0 for end in ends)
+    assert len(set(ends)) == 8, "about as many characters each"
+    silent = pa.chunked_array([["word"] * 90 + [None] * 10], pa.string())
+    assert text_index._block_ends(silent, [30, 30, 30, 10]) == [30, 60, *[100] * 6], (
+        "a group without text adds no block"
+    )
+    assert text_index._block_ends(silent.slice(0, 0), []) == [0] * 8
