@@ -49,7 +49,7 @@ def fetch(session: Session, table: str, places: pa.Table, columns: Sequence[str]
             for number, path in enumerate(some)
         ]
         found.append(
-            session.table(" UNION ALL ".join(branches), {f"file{number}": path for number, path in enumerate(some)})
+            session.few(" UNION ALL ".join(branches), {f"file{number}": path for number, path in enumerate(some)})
         )
     rows = pa.concat_tables(found)
     numbers = dict(zip(zip(*(rows[name].to_pylist() for name in ROW), strict=True), itertools.count()))

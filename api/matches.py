@@ -56,7 +56,7 @@ def _read(session: Session, lake: Lake, scan: Scan, source: Source, used: str) -
         part = replace(scan, files=step)
         reading, values = lake.reading(part, f"{columns} {source.joins} {source.condition}")
         statement = f"SELECT {columns} FROM {source.over(reading)} WHERE {source.condition}"
-        found.append(session.table(statement, {**source.bound.values, **values}))
+        found.append(session.few(statement, {**source.bound.values, **values}))
         rows += found[-1].num_rows
         if rows > _MOST_MATCHES:
             return None

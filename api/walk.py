@@ -142,7 +142,7 @@ def _first(
         f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
     )
     asked = count if source.ends is None else count + -(-count // _ENDED_ROWS)
-    places = session.table(statement, {**source.bound.values, **values, "count": asked})
+    places = session.few(statement, {**source.bound.values, **values, "count": asked})
     if source.ends is None or not places.num_rows:
         return fetch(session, scan.table, places, names)
     rows = fetch(session, scan.table, places, (*names, *ENDING_KEYS))
