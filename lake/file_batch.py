@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from lake.errors import DiskFull, LakeError
 from lake.file_writer import FileWriter
-from lake.layout import Compression, writer_options
+from lake.layout import Compression, row_group_rows, writer_options
 from lake.manifest.facts import FileKind
 from lake.paths import folder_of, make_folder, sync_folder
 from lake.steps import CommitStep, Hook
@@ -53,7 +53,8 @@ class FileBatch:
             make_folder(temporary.parent, self._root)
             make_folder(self._root / folder, self._root)
             options = writer_options(table, kind, self._compression, rows, rewritten=rewritten)
-            writer = FileWriter(f"{folder}/{kind}-{name}.parquet", temporary, table, hour_us, kind, options)
+            path, groups = f"{folder}/{kind}-{name}.parquet", row_group_rows(table, kind, rows)
+            writer = FileWriter(path, temporary, table, hour_us, kind, options, group_rows=groups)
             try:
                 yield writer
                 writer.finish()

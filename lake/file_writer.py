@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lake.convert import EDIT, ERASED, lake_schema
-from lake.layout import row_group_rows
 from lake.manifest.facts import FileKind
 from schemas.tables import TABLE_VERSION
 
@@ -39,11 +38,20 @@ class WrittenFile:
 class FileWriter:
     """One Parquet file being written; made by `FileBatch.writer`.
 
-    path: its final one, below the root; temporary: where it is now. `footer` may be filled until the block ends.
+    path: its final one, below the root; temporary: where it is now; group_rows: most rows of a row group. `footer` may be
+    filled until the block ends.
     """
 
     def __init__(
-        self, path: str, temporary: Path, table: str, hour_us: int, kind: FileKind, options: dict[str, Any]
+        self,
+        path: str,
+        temporary: Path,
+        table: str,
+        hour_us: int,
+        kind: FileKind,
+        options: dict[str, Any],
+        *,
+        group_rows: int,
     ) -> None:
         self.path = path
         self.temporary = temporary
@@ -53,8 +61,7 @@ class FileWriter:
             "hour_us": hour_us,
             "kind": kind,
         }
-        self._table = table
-        self._kind = kind
+        self._group_rows = group_rows
         self._schema = lake_schema(table)
         self._sink = _HashingFile(temporary.open("wb"))
         self._options = options
@@ -76,7 +83,7 @@ class FileWriter:
         self._max = max(self._max, limits["max"].as_py())
         self._rows += rows.num_rows
         self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED).cast(pa.string()), EDIT)).as_py() or 0)
-        self._parquet.write_table(rows, row_group_size=row_group_rows(self._table, self._kind, rows.num_rows))
+        self._parquet.write_table(rows, row_group_size=self._group_rows)
 
     def finish(self) -> None:
         """Writes the footer."""

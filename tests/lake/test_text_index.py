@@ -289,7 +289,7 @@ def test_a_query_is_parsed_as_the_search_parses_it() -> None:
     assert required("zeitgeist") == required_by(parse("zeitgeist")) == required("Zeitgeist")
 
 
-@pytest.mark.parametrize(("rows", "groups"), [(60_000, 8), (20_000, 3), (2_000, 1)])
+@pytest.mark.parametrize(("rows", "groups"), [(98_700, 8), (60_000, 8), (20_000, 3), (2_000, 1)])
 def test_blocks_are_the_row_groups_of_posts(tmp_path: Path, rows: int, groups: int) -> None:
     store = LakeStore(tmp_path)
     texts = ["good morning"] * rows
