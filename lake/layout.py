@@ -18,10 +18,13 @@ _ROLLED_GROUP_ROWS: Final = 1 << 20
 """One row group for nearly every hour: accounts and subjects repeat all through it, and each is stored once per group."""
 
 _POSTS: Final = "app.bsky.feed.post"
-_POST_GROUPS: Final = 8
-_LEAST_POST_ROWS: Final = 8192
-"""Posts repeat little: an hour of them is eight row groups, of which readers skip those that can have nothing, and take the others
-on several cores. Smaller groups would only add footers."""
+_POST_GROUPS: Final = 2
+_LEAST_POST_ROWS: Final = 16_384
+"""An hour of posts is two row groups, one for each core that reads it; smaller ones repeat more than posts may cost."""
+
+POST_PAGES: Final = 8
+"""Pages of a column in an hour of posts, which are the blocks of the text index: readers can leave pages out."""
+_LEAST_PAGE_ROWS: Final = 4096
 
 _SMALL_GROUP_ROWS: Final = 1 << 17
 
@@ -50,19 +53,18 @@ _LINKS: Final = frozenset(
 """Tables of identifiers and numbers, without text worth mentioning."""
 
 _LOOKED_UP: Final = {
-    "app.bsky.feed.post": {
-        "did": 0.1,
+    _POSTS: {
         "rkey_tid": 0.05,
         "reply_root_rkey_tid": 0.02,
         "reply_parent_rkey_tid": 0.02,
         "quote_rkey_tid": 0.02,
     },
-    "app.bsky.feed.like": {"did": 0.1, "subject_rkey_tid": 0.02},
+    "app.bsky.feed.like": {"subject_rkey_tid": 0.02},
     "app.bsky.feed.repost": {"subject_rkey_tid": 0.02},
-    "app.bsky.graph.follow": {"did": 0.1, "subject": 0.02},
+    "app.bsky.graph.follow": {"subject": 0.02},
 }
-"""Columns with a bloom filter in rolled files, and of how many files without the value one may be read for nothing: who wrote it,
-which record it is, what it is about (`lake.bloom` asks them). One account is in many files in any case, one record in few."""
+"""Columns with a bloom filter in rolled files, and of how many files without the value one may be read for nothing: which record it
+is, what it is about (`lake.bloom` asks them). Who wrote it is in the index of accounts (`lake.account_index`)."""
 
 _BLOOM_FROM_ROWS: Final = 10_000
 """Of files of 19,000 rows a filter is asked in a tenth of the time that reading the column takes; smaller files save less."""
@@ -73,6 +75,7 @@ ARRIVAL: Final = [("kafka_partition", "ascending"), ("kafka_offset", "ascending"
 """The sort order of most tables."""
 
 _LANGUAGE: Final = "language"
+_IS_REPLY: Final = "is_reply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,14 @@ class Compression:
 def sort_keys(table: str) -> list[tuple[str, str]]:
     """Sort order of rolled files of `table`, for pyarrow; see `with_sort_columns` for keys that are no columns."""
     if table == _POSTS:
-        # Posts of one language and kind lie together: their text and JSON compress a tenth better.
-        return [(_LANGUAGE, "ascending"), ("embed_type", "ascending"), ("time", "ascending")]
+        # Posts of one language and kind lie together: their text and JSON compress a tenth better. Replies are apart, so that what
+        # they name repeats in few row groups.
+        return [
+            (_IS_REPLY, "ascending"),
+            (_LANGUAGE, "ascending"),
+            ("embed_type", "ascending"),
+            ("time", "ascending"),
+        ]
     return ARRIVAL
 
 
@@ -100,7 +109,10 @@ def with_sort_columns(table: str, rows: pa.Table) -> pa.Table:
     """`rows` with the columns that sort keys need and the table does not have; drop them before writing."""
     if table != _POSTS:
         return rows
-    return rows.append_column(_LANGUAGE, first_of_list(rows.column("langs")))
+    is_reply = pc.or_(rows.column("reply_root_rkey_tid").is_valid(), rows.column("reply_root_uri_text").is_valid())
+    return rows.append_column(_LANGUAGE, first_of_list(rows.column("langs"))).append_column(
+        _IS_REPLY, is_reply.cast(pa.int8())
+    )
 
 
 def first_of_list(lists: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -144,7 +156,10 @@ def writer_options(
         # Everything about a file that lives for minutes is read: statistics only cost time.
         options["write_statistics"] = [name for name in _STATISTICS if name in schema.names]
         options["write_page_checksum"] = False
-    elif rows >= _BLOOM_FROM_ROWS and table in _LOOKED_UP:
+        return options
+    if table == _POSTS:
+        options["max_rows_per_page"] = max(_LEAST_PAGE_ROWS, -(-rows // POST_PAGES))
+    if rows >= _BLOOM_FROM_ROWS and table in _LOOKED_UP:
         # Sized for all values being different; the writer folds a filter that is too large for those it got.
         shares, values = _LOOKED_UP[table], min(rows, row_group_rows(table, kind, rows))
         options["bloom_filter_options"] = {name: {"ndv": values, "fpp": share} for name, share in shares.items()}

@@ -1,7 +1,7 @@
 """A skip index for text search: which rows of which files of posts can hold a word or phrase at all.
 
 Beside each rolled file of posts lies `<lake>/.text-index/<sha256 of the file>.slots`: a bloom filter of the short runs of
-characters (grams) that occur in its texts, kept apart for eight blocks of its rows, its row groups where it has so many. A
+characters (grams) that occur in its texts, kept apart for eight blocks of its rows, its pages as a rule. A
 search opens only the files in which one block has all grams of a word. A gram has 3, 4, 5 or 7 characters, or 2 or 5 where the
 first is of a wide script (Chinese, Japanese, Korean, emoji). Characters that differ in case only count as one, and a run of
 white space counts as one space. A file without a side file has to be read. Named by the digest of the file it describes, a side
@@ -32,6 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake.layout import POST_PAGES
 from lake.manifest import LiveFile, Snapshot
 from lake.paths import sync_folder
 from lake.store import LakeStore, read_columns
@@ -46,8 +47,8 @@ _HEADER_BYTES: Final = 44
 _PIECE: Final = 1020
 _CRC_BYTES: Final = 4
 _SUFFIX: Final = ".slots"
-_BLOCKS: Final = 8
-"""One bit of a slot for each: mostly the row groups of the file. Posts lie by language, so that a block is mostly of one."""
+_BLOCKS: Final = POST_PAGES
+"""One bit of a slot for each: mostly the pages of the file. Posts lie by language, so that a block is mostly of one."""
 _EVERY_BLOCK: Final = (1 << _BLOCKS) - 1
 _FILL: Final = 0.5
 """The filter is halved as long as no block has more of its bits set than this."""
@@ -279,22 +280,22 @@ def _holds(condition: Condition, found: _Filter) -> int:
 
 
 def _block_ends(texts: pa.ChunkedArray, groups: Sequence[int]) -> list[int]:
-    """For each block the number of the row behind its last. Blocks are the row groups that have any text, which readers skip as a
-    whole; of a file with too many or with one, stretches of about as many characters, which end where row groups do if it has
-    several."""
+    """For each block the number of the row behind its last: mostly the pages of a file with row groups of so many rows, which
+    readers can leave out; whole pages with about as many characters each where it has more of them."""
     characters = np.cumsum(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)), dtype=np.int64)
     if not len(characters):
         return [0] * _BLOCKS
-    edges = np.cumsum(groups, dtype=np.int64)
+    step, first, pages = -(-len(texts) // _BLOCKS), 0, []
+    for rows in groups:
+        pages += [*range(first + step, first + rows, step), first + rows]
+        first += rows
+    edges = np.asarray(pages, np.int64)
     with_text = edges[np.diff(characters[edges - 1], prepend=0) > 0]
-    if 1 < len(with_text) <= _BLOCKS:
-        ends = [*with_text[:-1].tolist(), *[len(texts)] * (_BLOCKS + 1 - len(with_text))]
-    else:
-        shares = characters[-1] * np.arange(1, _BLOCKS + 1) / _BLOCKS
-        ends = (np.searchsorted(characters, shares) + 1).tolist()
-        if len(with_text) > 1:
-            ends = [int(edges[np.argmin(np.abs(edges - end))]) for end in ends[:-1]] + [len(texts)]
-    return ends
+    if len(with_text) <= _BLOCKS:
+        return [*with_text[:-1].tolist(), *[len(texts)] * (_BLOCKS + 1 - max(1, len(with_text)))]
+    shares = characters[-1] * np.arange(1, _BLOCKS) / _BLOCKS
+    wanted = np.searchsorted(characters, shares) + 1
+    return [int(edges[np.argmin(np.abs(edges - end))]) for end in wanted] + [len(texts)]
 
 
 def _filter_of(texts: pa.ChunkedArray, ends: Sequence[int], most_bytes: int) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 import unicodedata
@@ -224,7 +223,7 @@ def test_blocks_without_the_word_are_left_out(tmp_path: Path) -> None:
     def rows(query: str) -> list[text_index.Rows | None]:
         return [part.rows for part in text_index.parts(tmp_path, [file], required(query))]
 
-    assert rows("zeitgeist") == [((0, 11), (41, 51), (71, 80))]
+    assert rows("zeitgeist") == [((0, 11), (33, 44), (77, 81))]
     assert rows("kubernetes") == []
     assert rows("-zeitgeist") == [None]
 
@@ -289,39 +288,37 @@ def test_a_query_is_parsed_as_the_search_parses_it() -> None:
     assert required("zeitgeist") == required_by(parse("zeitgeist")) == required("Zeitgeist")
 
 
-@pytest.mark.parametrize(("rows", "groups"), [(98_700, 8), (60_000, 8), (20_000, 3), (2_000, 1)])
-def test_blocks_are_the_row_groups_of_posts(tmp_path: Path, rows: int, groups: int) -> None:
+@pytest.mark.parametrize(("rows", "groups", "page"), [(60_000, 2, 7500), (20_000, 2, 4096), (2_000, 1, 2000)])
+def test_blocks_are_the_pages_of_posts(tmp_path: Path, rows: int, groups: int, page: int) -> None:
     store = LakeStore(tmp_path)
     texts = ["good morning"] * rows
     for place, word in ((0, "zeitgeist"), (rows // 2, "kubernetes"), (rows - 1, "vladivostok")):
         texts[place] = word
     file = _write_rolled(store, texts)
     with store.open(file.path) as parquet:
-        ends = list(
-            itertools.accumulate(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
-        )
-    assert len(ends) == groups
+        assert parquet.num_row_groups == groups
     text_index.build(store, file)
     for number, word in ((0, "zeitgeist"), (rows // 2, "kubernetes"), (rows - 1, "vladivostok")):
         (part,) = text_index.parts(tmp_path, [file], required(word))
         assert part.rows is not None
         assert any(first <= number < end for first, end in part.rows), "never too few"
-        if groups > 1:
-            edges = {0, *ends}
-            assert all(first in edges and end in edges for first, end in part.rows), "whole row groups"
-            assert sum(end - first for first, end in part.rows) < rows, "not all of them"
+        assert sum(end - first for first, end in part.rows) <= page, "one page"
 
 
-def test_many_row_groups_are_eight_blocks(tmp_path: Path) -> None:
-    texts = pa.chunked_array([[f"word{number:03}x" for number in range(100)]])
-    ends = text_index._block_ends(texts, [5] * 20)
-    assert len(ends) == 8
-    assert ends[-1] == 100
-    assert ends == sorted(ends)
-    assert all(end % 5 == 0 for end in ends)
-    assert len(set(ends)) == 8, "about as many characters each"
-    silent = pa.chunked_array([["word"] * 90 + [None] * 10], pa.string())
-    assert text_index._block_ends(silent, [30, 30, 30, 10]) == [30, 60, *[100] * 6], (
-        "a group without text adds no block"
-    )
-    assert text_index._block_ends(silent.slice(0, 0), []) == [0] * 8
+def test_blocks_are_pages_of_row_groups() -> None:
+    def ends(texts: list[str | None], groups: list[int]) -> list[int]:
+        return text_index._block_ends(pa.chunked_array([texts], pa.string()), groups)
+
+    words: list[str | None] = ["word"] * 80_000
+    assert ends(words, [40_000, 40_000]) == [10_000 * number for number in range(1, 9)]
+    assert ends(words, [80_000]) == [10_000 * number for number in range(1, 9)]
+    with_deletes = ends([*words, *[None] * 4_000], [40_000, 40_000, 4_000])
+    assert len(with_deletes) == 8
+    assert with_deletes[-1] == 84_000
+    assert 80_000 not in with_deletes[:-2], "rows without text add no block"
+    many = ends(words, [4_000] * 20)
+    assert len(set(many)) == 8
+    assert many[-1] == 80_000
+    assert all(end % 4_000 == 0 for end in many), "whole row groups"
+    assert ends(["a", None], [2]) == [2] * 8
+    assert ends([], []) == [0] * 8
