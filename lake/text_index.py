@@ -50,13 +50,14 @@ _SUFFIX: Final = ".slots"
 _BLOCKS: Final = POST_PAGES
 """One bit of a slot for each: mostly the pages of the file. Posts lie by language, so that a block is mostly of one."""
 _EVERY_BLOCK: Final = (1 << _BLOCKS) - 1
-_FILL: Final = 0.5
+_FILL: Final = 0.4
 """The filter is halved as long as no block has more of its bits set than this."""
 _LEAST_SLOTS: Final = 512
 _SLOTS_PER_ROW: Final = 64
 _MOST_SLOTS: Final = 3 << 25
-_LARGEST_SHARE: Final = 0.0985
-"""The slots are at most this share of the file, whatever that does to their fill; with checksums that is a tenth at most."""
+_LARGEST_SHARE: Final = 0.15
+"""The slots are at most this share of the file of posts, whatever that does to their fill. Posts are less than half of a lake, so
+that this is less than a tenth of all bytes."""
 Rows = tuple[tuple[int, int], ...]
 """Stretches of rows of a file: first number, from 0, and the one behind the last; in order and apart."""
 
