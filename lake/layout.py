@@ -5,6 +5,7 @@ The choices were measured; docs/decisions/010-parquet-layout.md has the figures 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ _POST_GROUPS: Final = 8
 _LEAST_POST_ROWS: Final = 8192
 """Posts repeat little: an hour of them is eight row groups, of which readers skip those that can have nothing, and take the others
 on several cores. Smaller groups would only add footers."""
+
+PARQUET_VERSION: Final = "2.6"
 
 _SMALL_GROUP_ROWS: Final = 1 << 17
 
@@ -131,7 +134,7 @@ def writer_options(
     texts = compression.rewritten if rewritten else compression.texts
     rolled = compression.links if table in _LINKS else texts
     options: dict[str, Any] = {
-        "version": "2.6",
+        "version": PARQUET_VERSION,
         "compression": "lz4" if kind == "small" else "zstd",
         "compression_level": None if kind == "small" else rolled,
         "use_dictionary": dictionary,
@@ -149,6 +152,16 @@ def writer_options(
         shares, values = _LOOKED_UP[table], min(rows, row_group_rows(table, kind, rows))
         options["bloom_filter_options"] = {name: {"ndv": values, "fpp": share} for name, share in shares.items()}
     return options
+
+
+def of_columns(options: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """`writer_options` for a file that has only some of the table's columns."""
+    narrowed = dict(options)
+    narrowed["use_dictionary"] = [leaf for leaf in options["use_dictionary"] if leaf.partition(".")[0] in names]
+    for option in ("column_encoding", "bloom_filter_options"):
+        if option in options:
+            narrowed[option] = {name: value for name, value in options[option].items() if name in names}
+    return narrowed
 
 
 def row_group_rows(table: str, kind: FileKind, rows: int) -> int:

@@ -334,6 +334,17 @@ def test_tombstones_do_not_lie_where_their_content_did(store: LakeStore, manifes
     assert [row["langs"] for row in rows[:-1]] == [["de"]] * 24 + [["ja"]] * 25
 
 
+def test_tombstones_of_one_pass_lie_in_order_of_arrival(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    """In the order that their posts had among the others they would tell which of them were in one language."""
+    writer.write(post=[post(who, START + who, langs=["ja" if who % 2 else "de"]) for who in range(50)])
+    roll_hour(store, manifest, POST, START)
+    writer.write(account=[account_row(who, LATER, "deleted") for who in range(10, 20)])
+    assert erase(store, manifest).rewritten == 1
+    rows = live_rows(store, manifest, POST)
+    assert [row["kafka_offset"] for row in rows if row["erased"]] == list(range(10, 20))
+    assert [row["erased"] for row in rows[40:]] == ["account"] * 10
+
+
 def test_likes_keep_the_order_of_arrival(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
     writer.write(like=[commit_row(LIKE, who, START + who) for who in range(50)])
     settle(store, manifest)
