@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import HOUR, LIKE, POST, START, Writer, account_row, cid, commit_row, did, lake_rows, sync_row, tid
 
-from lake import ended_keys
+from lake import account_index, ended_keys
 from lake.dedupe import DedupeWindow
 from lake.erase import Unfinished, erase
+from lake.errors import FileDamaged
 from lake.fold import content_columns, current, ended, endings_of, read_endings
 from lake.manifest import Manifest, open_manifest
 from lake.roll import roll_hour
@@ -343,6 +344,24 @@ def test_tombstones_of_one_pass_lie_in_order_of_arrival(store: LakeStore, manife
     rows = live_rows(store, manifest, POST)
     assert [row["kafka_offset"] for row in rows if row["erased"]] == list(range(10, 20))
     assert [row["erased"] for row in rows[40:]] == ["account"] * 10
+
+
+def test_files_without_a_row_of_an_account_are_not_opened(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    for hour in range(4):
+        writer.write(post=[post(hour % 2, START + hour * HOUR)])
+        roll_hour(store, manifest, POST, START + hour * HOUR)
+    files = sorted(manifest.snapshot().files(POST), key=lambda file: file.hour_us)
+    for file in files:
+        account_index.build(store, file)
+    writer.write(account=[account_row(1, LATER, "deleted")])
+    store.absolute(files[0].path).write_bytes(b"no Parquet file")
+    done = erase(store, manifest)
+    assert (done.complete, done.looked_at, done.rewritten) == (True, 4, 2)
+    files = sorted(manifest.snapshot().files(POST), key=lambda file: file.hour_us)
+    assert [file.erased for file in files] == [0, 1, 0, 1]
+    writer.write(account=[account_row(who, LATER, "deleted") for who in range(2, 300)])
+    with pytest.raises(FileDamaged):
+        erase(store, manifest)
 
 
 def test_likes_keep_the_order_of_arrival(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
