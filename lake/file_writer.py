@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lake.chunks import Parts, write_parts
 from lake.convert import EDIT, ERASED, lake_schema
 from lake.manifest.facts import FileKind
 from schemas.tables import TABLE_VERSION
@@ -30,6 +31,17 @@ class WrittenFile:
     rows: int
     bytes: int
     sha256: str
+    min_time_us: int
+    max_time_us: int
+    erased: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spliced:
+    """The content of a file in pieces, and the facts about its rows. erased: rows without their content."""
+
+    parts: Parts
+    rows: int
     min_time_us: int
     max_time_us: int
     erased: int
@@ -66,6 +78,7 @@ class FileWriter:
         self._sink = _HashingFile(temporary.open("wb"))
         self._options = options
         self._parquet: pq.ParquetWriter | None = None
+        self._spliced: Spliced | None = None
         self._rows = 0
         self._min = 1 << 62
         self._max = -(1 << 62)
@@ -85,12 +98,23 @@ class FileWriter:
         self._erased += int(pc.sum(pc.not_equal(rows.column(ERASED).cast(pa.string()), EDIT)).as_py() or 0)
         self._parquet.write_table(rows, row_group_size=self._group_rows)
 
+    def splice(self, spliced: Spliced) -> None:
+        """Makes a file of pieces of others; instead of rows."""
+        self._spliced = spliced
+        self._rows, self._erased = spliced.rows, spliced.erased
+        self._min, self._max = spliced.min_time_us, spliced.max_time_us
+
     def finish(self) -> None:
-        """Writes the footer."""
+        """Writes the footer, and what was given in pieces."""
+        entries = {FOOTER_KEY: json.dumps(self.footer, separators=(",", ":")).encode()}
+        if self._spliced is not None:
+            write_parts(self._sink.write, self._spliced.parts, entries)
+            self._sink.close()
+            return
         if self._parquet is None:
             self.write(self._schema.empty_table())
         assert self._parquet is not None
-        self._parquet.add_key_value_metadata({FOOTER_KEY: json.dumps(self.footer, separators=(",", ":")).encode()})
+        self._parquet.add_key_value_metadata(entries)
         self._parquet.close()
 
     def sync(self) -> None:

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.commit import superseding_mask
-from lake.convert import EDIT, ERASED, lake_schema
-from lake.dictionaries import compacted, joined, taken, without
-from lake.fold import Endings, blank, content_columns, erasable, may_have_ended
-from lake.layout import ARRIVAL, row_group_rows, sort_keys, with_sort_columns
+from lake.dictionaries import joined, taken
+from lake.emptying import cut, find_ended
+from lake.file_writer import Spliced
+from lake.fold import Endings
+from lake.layout import sort_keys, with_sort_columns
 from lake.manifest import FileKind, LiveFile, Manifest, NewFile, coalesce_spans
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -54,11 +53,11 @@ def merge_files(
     merge: Merge,
     name: str,
     hook: Hook = no_hook,
-    pieces: Iterator[pa.Table] | None = None,
+    content: Iterator[pa.Table] | Spliced | None = None,
 ) -> NewFile:
     """Writes the rows of `inputs` as one durable sorted file, not yet visible; see `lake.roll.roll_hour` for errors.
 
-    pieces: those rows, if the caller has them ready.
+    content: those rows, if the caller has them ready.
     """
     spans = coalesce_spans([span for file in inputs for span in manifest.spans(file.path)])
     footers = [store.footer(file.path) for file in inputs]
@@ -67,8 +66,11 @@ def merge_files(
     with store.writer(
         merge.table, merge.hour_us, name, kind=merge.kind, rows=total, rewritten=merge.rewritten, hook=hook
     ) as writer:
-        for rows in pieces or sorted_rows(store, inputs, merge):
-            writer.write(rows)
+        if isinstance(content, Spliced):
+            writer.splice(content)
+        else:
+            for rows in content or sorted_rows(store, inputs, merge):
+                writer.write(rows)
         writer.footer.update(merged_footer([file.path for file in inputs], footers), since_us=since)
     hook(CommitStep.SWAP_FILES_DURABLE)
     written = writer.result()
@@ -97,39 +99,13 @@ def sorted_rows(store: LakeStore, inputs: Sequence[LiveFile], merge: Merge) -> I
         yield from row_groups(rows, merge)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Which rows of a table are to be emptied, by place, and why each of them."""
-
-    places: npt.NDArray[np.int64]
-    reasons: pl.Series
-
-    def emptied(self, table: str, rows: pa.Table) -> pa.Table:
-        """Those rows (of `merge_schema`), emptied."""
-        picked = rows.take(pa.array(self.places)).cast(lake_schema(table))
-        return joined(table, [blank(table, picked, self.reasons)])
-
-
-def find_ended(rows: pa.Table, merge: Merge) -> Ended | None:
-    """The rows of `rows` (of `merge_schema`) that have ended; None if there are none."""
-    if merge.endings is None or merge.endings.empty:
-        return None
-    suspects = np.flatnonzero(may_have_ended(rows, merge.endings))
-    if not len(suspects):
-        return None
-    picked = rows.take(pa.array(suspects)).cast(lake_schema(merge.table))
-    reasons = erasable(merge.table, picked, merge.endings, keep_edits=merge.keep_edits)
-    found = reasons.is_not_null().to_numpy()
-    return Ended(suspects[found], reasons.drop_nulls()) if found.any() else None
-
-
 def row_groups(rows: pa.Table, merge: Merge) -> Iterator[pa.Table]:
     """Sorted pieces of `rows` (of `merge_schema`), ended ones emptied.
 
     Many ending rows get a row group of their own, so that erasure and answers read little else.
     """
     table = merge.table
-    ended = find_ended(rows, merge)
+    ended = find_ended(table, rows, merge.endings, keep_edits=merge.keep_edits)
     order = pc.sort_indices(with_sort_columns(table, rows), sort_keys=sort_keys(table))
     if ended is not None:
         kept = np.ones(rows.num_rows, np.bool_)
@@ -148,39 +124,7 @@ def row_groups(rows: pa.Table, merge: Merge) -> Iterator[pa.Table]:
             rows = rows.schema.empty_table()
             if tombstones is not None:
                 piece = joined(table, [piece, tombstones])
-        yield from _cut(table, piece)
-
-
-def without_ended(rows: pa.Table, ended: Ended, table: str) -> Iterator[pa.Table]:
-    """`rows` of a rolled file in their order, the ended ones emptied; much cheaper than sorting again."""
-    if sort_keys(table) == ARRIVAL:
-        # A tombstone keeps its offset in any case, so its place tells nothing more.
-        yield from _cut(table, _emptied_in_place(rows, ended, table))
-        return
-    kept = np.ones(rows.num_rows, np.bool_)
-    kept[ended.places] = False
-    alive = compacted(rows.filter(pa.array(kept)))
-    yield from _cut(table, joined(table, [alive, ended.emptied(table, rows)]))
-
-
-def _emptied_in_place(rows: pa.Table, ended: Ended, table: str) -> pa.Table:
-    marked = np.zeros(rows.num_rows, np.bool_)
-    marked[ended.places] = True
-    gone = np.zeros(rows.num_rows, np.bool_)
-    gone[ended.places[(ended.reasons != EDIT).to_numpy()]] = True
-    content = set(content_columns(table))
-    columns = [without(rows.column(name), gone) if name in content else rows.column(name) for name in rows.column_names]
-    place = rows.column_names.index(ERASED)
-    texts = columns[place].cast(pa.string()).combine_chunks()
-    reasons = ended.reasons.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
-    columns[place] = pc.replace_with_mask(texts, pa.array(marked), reasons).cast(rows.schema.field(ERASED).type)
-    return pa.table(columns, schema=rows.schema)
-
-
-def _cut(table: str, piece: pa.Table) -> Iterator[pa.Table]:
-    step = row_group_rows(table, "rolled", piece.num_rows)
-    for start in range(0, piece.num_rows, step):
-        yield piece if piece.num_rows <= step else compacted(piece.slice(start, step))
+        yield from cut(table, piece)
 
 
 def merged_footer(paths: Sequence[str], footers: Sequence[dict[str, Any]]) -> dict[str, Any]:

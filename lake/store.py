@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -176,16 +176,22 @@ class LakeStore:
 
 
 def read_columns(
-    file: pq.ParquetFile, path: str, columns: list[str] | None = None, schema: pa.Schema | None = None
+    file: pq.ParquetFile,
+    path: str,
+    columns: list[str] | None = None,
+    schema: pa.Schema | None = None,
+    groups: Sequence[int] | None = None,
 ) -> pa.Table:
-    """Rows of an open lake file in today's shape (or `schema`): columns that an older layout lacks are null."""
+    """Rows of an open lake file (of some row groups) in today's shape (or `schema`): columns that an older layout lacks are
+    null. Raises FileDamaged."""
     parsed = parse_path(path)
     assert parsed is not None
     shape = schema or lake_schema(parsed[0])
     wanted = columns or shape.names
     have = set(file.schema_arrow.names)
     try:
-        rows = file.read([name for name in wanted if name in have], use_threads=False)
+        numbers = range(file.num_row_groups) if groups is None else groups
+        rows = file.read_row_groups(numbers, [name for name in wanted if name in have], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise FileDamaged(
             f"{path} cannot be read: {error}.", "Run `post-explorer lake verify`; restore it from a backup."

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import HOUR, LIKE, POST, START, Writer, account_row, cid, commit_row, did, lake_rows, sync_row, tid
 
-from lake import ended_keys
+from lake import account_index, ended_keys
 from lake.dedupe import DedupeWindow
 from lake.erase import Unfinished, erase
+from lake.errors import FileDamaged
 from lake.fold import content_columns, current, ended, endings_of, read_endings
 from lake.manifest import Manifest, open_manifest
 from lake.roll import roll_hour
@@ -332,6 +333,35 @@ def test_tombstones_do_not_lie_where_their_content_did(store: LakeStore, manifes
     assert [row["did"] for row in rows if row["erased"]] == [did(9)]
     assert rows[-1]["erased"] == "account"
     assert [row["langs"] for row in rows[:-1]] == [["de"]] * 24 + [["ja"]] * 25
+
+
+def test_tombstones_of_one_pass_lie_in_order_of_arrival(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    """In the order that their posts had among the others they would tell which of them were in one language."""
+    writer.write(post=[post(who, START + who, langs=["ja" if who % 2 else "de"]) for who in range(50)])
+    roll_hour(store, manifest, POST, START)
+    writer.write(account=[account_row(who, LATER, "deleted") for who in range(10, 20)])
+    assert erase(store, manifest).rewritten == 1
+    rows = live_rows(store, manifest, POST)
+    assert [row["kafka_offset"] for row in rows if row["erased"]] == list(range(10, 20))
+    assert [row["erased"] for row in rows[40:]] == ["account"] * 10
+
+
+def test_files_without_a_row_of_an_account_are_not_opened(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    for hour in range(4):
+        writer.write(post=[post(hour % 2, START + hour * HOUR)])
+        roll_hour(store, manifest, POST, START + hour * HOUR)
+    files = sorted(manifest.snapshot().files(POST), key=lambda file: file.hour_us)
+    for file in files:
+        account_index.build(store, file)
+    writer.write(account=[account_row(1, LATER, "deleted")])
+    store.absolute(files[0].path).write_bytes(b"no Parquet file")
+    done = erase(store, manifest)
+    assert (done.complete, done.looked_at, done.rewritten) == (True, 4, 2)
+    files = sorted(manifest.snapshot().files(POST), key=lambda file: file.hour_us)
+    assert [file.erased for file in files] == [0, 1, 0, 1]
+    writer.write(account=[account_row(who, LATER, "deleted") for who in range(2, 300)])
+    with pytest.raises(FileDamaged):
+        erase(store, manifest)
 
 
 def test_likes_keep_the_order_of_arrival(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
