@@ -29,8 +29,8 @@ from lake.manifest import LiveFile
 from lake.store import LakeStore, read_columns
 from lake.thrift import Struct
 
-_WORTH_IT: Final = 0.5
-"""Most rows of a sorted file in row groups that lose some: beyond, it is laid out anew as a whole, in groups of one size."""
+_WORTH_IT: Final = 0.6
+"""Most rows of a sorted file in row groups that lose some, one of two: beyond, it is laid out anew as a whole, in groups of one size."""
 
 
 def find_in_groups(
