@@ -33,6 +33,7 @@ from lake.fold import blank, erasable, read_endings
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
 from lake.merge import Merge, merged_footer, row_groups
 from lake.paths import sync_folder
+from lake.replay_file import ReplayNote, begin, settle
 from lake.roll import change_id
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -177,36 +178,37 @@ def replace(
 
     Call under the maintenance lock, when everything of the plan's ranges is staged. dead_letters: by hour, how many more
     messages ended as dead letters than the first time (may be negative). Raises CommitRefused (files changed meanwhile: call
-    again), FileDamaged, DiskFull, ManifestUnavailable.
+    again), DiskFull (when there is room call again), FileDamaged, ManifestUnavailable.
     """
     plan = staging.plan
     behind = [part for part in plan.ranges if staging.positions()[part.partition] < part.end]
     if behind:
         raise CommitRefused(f"The replay of {plan.table} has not read {behind[0]} to its end.", "Go on reading.")
     snapshot = manifest.snapshot()
-    retired: list[str] = []
+    replaced = {hour: snapshot.files(plan.table, hour, hour + HOUR_US) for hour in plan.hours}
+    retired = {file.path: file.sha256 for inputs in replaced.values() for file in inputs}
+    swap_id = change_id("replay", [plan.id, *retired])
     files: list[NewFile] = []
     counts: list[HourCount] = []
     changes: list[HourChange] = []
     known = _Known()
-    for number, hour_us in enumerate(plan.hours):
-        inputs = snapshot.files(plan.table, hour_us, hour_us + HOUR_US)
+    for number, (hour_us, inputs) in enumerate(replaced.items()):
         build = _build_hour(store, snapshot, staging, hour_us, inputs, known, keep_edits)
         changes.append(build.change)
         if not dry_run:
             if build.rows.num_rows:
-                files.append(_write_hour(store, plan, hour_us, inputs, build.rows, hook))
-            retired += [file.path for file in inputs]
+                files.append(_write_hour(store, plan, swap_id, hour_us, inputs, build.rows, hook))
             more_dead = (dead_letters or {}).get(hour_us, 0)
             more_rows = build.change.after - build.change.before
             counts.append(HourCount(plan.topic, hour_us, 0, -more_rows - more_dead, more_rows, more_dead))
         progress(number + 1, len(plan.hours))
     if dry_run:
         return Replaced(None, tuple(changes))
+    begin(store, ReplayNote(swap_id, plan.table, retired, [file.path for file in files]))
     hook(CommitStep.SWAP_FILES_DURABLE)
-    swap_id = change_id("replay", [plan.id, *retired])
     version = manifest.swap(Swap(swap_id, tuple(retired), tuple(files), "replay", counts=tuple(counts)))
     hook(CommitStep.SWAP_COMMITTED)
+    settle(store, manifest)
     return Replaced(version, tuple(changes))
 
 
@@ -278,7 +280,13 @@ def _build_hour(
 
 
 def _write_hour(
-    store: LakeStore, plan: ReplayPlan, hour_us: int, inputs: Sequence[LiveFile], rows: pa.Table, hook: Hook
+    store: LakeStore,
+    plan: ReplayPlan,
+    swap_id: str,
+    hour_us: int,
+    inputs: Sequence[LiveFile],
+    rows: pa.Table,
+    hook: Hook,
 ) -> NewFile:
     paths = [file.path for file in inputs]
     since = _since(rows, inputs)
@@ -288,7 +296,7 @@ def _write_hour(
             writer.write(piece)
         writer.footer.update(merged_footer(paths, [store.footer(path) for path in paths]), since_us=since)
         # The hours of one replay hold together: a rebuild has to tell one that was never swapped in.
-        writer.footer.update(replay=plan.id, inputs=paths)
+        writer.footer.update(replay=plan.id, swap=swap_id, inputs=paths)
     written = writer.result()
     return NewFile(
         written.path,

@@ -28,6 +28,7 @@ from lake.fold import content_columns, current, read_endings
 from lake.manifest import TopicPartition, open_manifest
 from lake.rebuild import rebuild
 from lake.replay import Staging, plan_replay, replace
+from lake.replay_file import settle
 from lake.retire import remove_orphans, unlink_retired
 from lake.roll import roll_hour
 from lake.steps import CommitStep
@@ -281,6 +282,7 @@ class LakeMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """A whole maintenance run: what has ended is gone from the files then."""
+        settle(self.store, self.manifest)
         for table in self.manifest.snapshot().tables():
             for hour in sorted({file.hour_us for file in self.manifest.snapshot().files(table)}):
                 roll_hour(self.store, self.manifest, table, hour)
@@ -308,8 +310,13 @@ class LakeMachine(RuleBasedStateMachine):
             return
         staging = Staging(self.store, plan)
         for part in plan.ranges:
-            events = self.log[POST, part.partition][part.first : part.end]
+            # Today's code gives rows that can be told from those of the first time.
+            events = [
+                event | {"source_host": f"replay-{self.ticks}"}
+                for event in self.log[POST, part.partition][part.first : part.end]
+            ]
             staging.add(lake_rows(POST, events, part.partition, part.first), {part.partition: part.end})
+        self.ticks += 1
         if not dry:
             self.settled = False
         self.survive(
@@ -351,16 +358,18 @@ class LakeMachine(RuleBasedStateMachine):
 
     @rule()
     def clean_up(self) -> None:
+        settle(self.store, self.manifest)
         remove_orphans(self.store, self.manifest, NEVER)
 
     @rule()
     def lose_the_manifest(self) -> None:
         """Rebuilt from the files, the lake holds the same rows, and goes on where it was or re-reads what it has."""
-        before, current = self.lake(), set(self.expected())
+        before, current, hosts = self.lake(), set(self.expected()), self.replayed()
         self.manifest.close()
         self.manifest = open_manifest(type(self).new_manifest_url(), create=True, hook=self.hook)
-        rebuild(self.store, self.manifest)
+        undecided = rebuild(self.store, self.manifest).undecided
         self.fired.add("rebuilt")
+        assert undecided or self.replayed() == hosts, "a replay was undone, or one won that was not swapped in"
         after = self.lake()
         for identity, text in before.items():
             # What has ended may be emptied in one file and not yet in the other that the rebuild could choose.
@@ -397,6 +406,14 @@ class LakeMachine(RuleBasedStateMachine):
             read = pq.read_table(self.folder / "lake" / file.path, partitioning=None)
             assert read.num_rows == file.rows
             yield from read.to_pylist()
+
+    def replayed(self) -> dict[tuple[str, str], str]:
+        """Which posts came from which replay, by account and rev."""
+        return {
+            (row["did"], row["rev_tid"]): row["source_host"]
+            for row in self.rows(POST)
+            if row["source_host"].startswith("replay")
+        }
 
     def lake(self, version: int | None = None) -> dict[tuple[str, ...], str | None]:
         """Identity → text, and the proof that no identity is there twice."""
