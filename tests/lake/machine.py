@@ -346,15 +346,19 @@ class LakeMachine(RuleBasedStateMachine):
         }
         before = self.manifest.snapshot().version
         self.full = step
+        refused = False
         try:
             work[what]()
         except DiskFull:
+            refused = True
             assert self.manifest.snapshot().version == before
             assert not list((self.folder / "lake" / ".tmp").iterdir())
         finally:
             self.full = None
         self.settled = self.settled and what != "ingest"
-        work[what]()
+        if refused:
+            # Otherwise nothing had to be written (all were repeats), and what was consumed is not consumed again.
+            work[what]()
 
     @rule()
     def clean_up(self) -> None:
