@@ -24,12 +24,13 @@ import pyarrow.parquet as pq
 
 from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import ERASED, lake_schema
-from lake.dedupe import Hashes, identity_hashes
+from lake.dedupe import Hashes, identity_columns, identity_hashes
 from lake.dictionaries import joined
 from lake.ended_keys import LATE_HORIZON_US, bury_late
 from lake.errors import CommitRefused
 from lake.file_batch import disk_errors
 from lake.fold import blank, erasable, read_endings
+from lake.lagging import earlier_homes, made_hours
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
 from lake.merge import Merge, merged_footer, row_groups
 from lake.paths import sync_folder
@@ -191,7 +192,7 @@ def replace(
     files: list[NewFile] = []
     counts: list[HourCount] = []
     changes: list[HourChange] = []
-    known = _Known()
+    known = _Known(store, snapshot, plan)
     for number, (hour_us, inputs) in enumerate(replaced.items()):
         build = _build_hour(store, snapshot, staging, hour_us, inputs, known, keep_edits)
         changes.append(build.change)
@@ -213,27 +214,36 @@ def replace(
 
 
 class _Known:
-    """Identities of the hours of this replay that were built already: their repeats are dropped."""
+    """Identities of the hours that this replay built already and of those that it leaves alone: their repeats are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: LakeStore, snapshot: Snapshot, plan: ReplayPlan) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._plan = plan
         self._hours: dict[int, Hashes] = {}
 
-    def fresh(self, table: str, hour_us: int, rows: pa.Table) -> pa.Table:
+    def fresh(self, hour_us: int, rows: pa.Table) -> pa.Table:
+        table = self._plan.table
         hashes = identity_hashes(table, rows)
         _, first = np.unique(hashes, return_index=True)
         keep = np.zeros(len(hashes), np.bool_)
         keep[first] = True
         for near in (hour_us - HOUR_US, hour_us + HOUR_US):
-            if near in self._hours:
-                keep &= ~np.isin(hashes, self._hours[near])
+            keep &= ~np.isin(hashes, self._hashes(near))
+        for home, places in earlier_homes(hour_us, made_hours(table, rows)):
+            keep[places] &= ~np.isin(hashes[places], self._hashes(home))
         self._hours[hour_us] = hashes[keep]
         return rows.filter(pa.array(keep))
 
-    def has(self, hour_us: int) -> bool:
-        return hour_us in self._hours
-
-    def add(self, hour_us: int, parts: Sequence[Hashes]) -> None:
-        self._hours[hour_us] = np.concatenate([np.empty(0, np.uint64), *parts])
+    def _hashes(self, hour_us: int) -> Hashes:
+        """Of an hour of the plan nothing before it was built."""
+        if hour_us not in self._hours and hour_us not in self._plan.hours:
+            table = self._plan.table
+            files = self._snapshot.files(table, hour_us, hour_us + HOUR_US)
+            columns = list(identity_columns(table))
+            parts = [identity_hashes(table, self._store.read(file.path, columns)) for file in files]
+            self._hours[hour_us] = np.concatenate([np.empty(0, np.uint64), *parts])
+        return self._hours.get(hour_us, np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,14 +263,10 @@ def _build_hour(
 ) -> _Build:
     table = staging.plan.table
     before = pa.concat_tables([lake_schema(table).empty_table(), *(store.read(file.path) for file in inputs)])
-    for near in (hour_us - HOUR_US, hour_us + HOUR_US):
-        if near not in staging.plan.hours and not known.has(near):
-            files = snapshot.files(table, near, near + HOUR_US)
-            known.add(near, [identity_hashes(table, store.read(file.path)) for file in files])
     other = before.filter(pa.array(~_in_ranges(before, staging.plan.ranges)))
     # Rows read before come first: where a message was repeated, the copy that readers saw stays.
     staged = bury_late(store, snapshot, table, staging.rows(hour_us, before.schema), LATE_HORIZON_US)
-    rows = known.fresh(table, hour_us, pa.concat_tables([other, staged]))
+    rows = known.fresh(hour_us, pa.concat_tables([other, staged]))
     erased = 0
     if rows.num_rows:
         endings = read_endings(store, snapshot, table, _since(rows, inputs))

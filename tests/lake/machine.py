@@ -142,16 +142,16 @@ class LakeMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.sent)
-    @rule(choice=st.randoms(use_true_random=False), later=st.booleans())
-    def redeliver(self, choice: Any, later: bool) -> None:
-        """The same event again: as it was, or witnessed by another host up to an hour later."""
+    @rule(choice=st.randoms(use_true_random=False), later=st.sampled_from([None, HOUR, 120 * HOUR]))
+    def redeliver(self, choice: Any, later: int | None) -> None:
+        """The same event again: as it was, or witnessed by another host up to an hour later, or by one that is days behind."""
         table, event = choice.choice(self.sent)
-        if later and table != "account":
-            moved = event["time_us"] + choice.randrange(HOUR)
-            event = event | {
-                "time_us": min(moved, event["time_us"] // HOUR * HOUR + 2 * HOUR - 1),
-                "source_host": "other",
-            }
+        prompt = "rev" in event and event["time_us"] // HOUR - _made_us(event) // HOUR <= 1
+        if later and table != "account" and (later == HOUR or prompt):
+            moved = event["time_us"] + choice.randrange(later)
+            if later == HOUR:
+                moved = min(moved, event["time_us"] // HOUR * HOUR + 2 * HOUR - 1)
+            event = event | {"time_us": moved, "source_host": "other"}
         self.send(table, event)
 
     # --- what the processes do --------------------------------------------------------------------------------------
@@ -509,6 +509,10 @@ def _number(text: str | None) -> str | None:
     for character in text:
         value = value * 32 + "234567abcdefghijklmnopqrstuvwxyz".index(character)
     return str(value)
+
+
+def _made_us(event: Event) -> int:
+    return int(str(_number(event["rev"]))) >> 10
 
 
 def _replaces(other: Event, post: Event) -> bool:
