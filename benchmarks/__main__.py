@@ -15,7 +15,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.peer import peer_interpreter
+from benchmarks.peer import PEER, peer_interpreter
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("calibration", "producer", "producer_outage", "writer", "lake", "end_to_end", "api")
@@ -58,8 +58,13 @@ def main() -> int:
         with (folder / f"{name}.txt").open("w") as kept:
             kept.write(machine() + "\n")
             command = [sys.executable, "-m", f"benchmarks.{name}"]
-            if name == "writer" and (peer := peer_interpreter(folder / "peer")):
-                command += ["--peer", peer]
+            if name == "writer":
+                if peer := peer_interpreter(folder / "peer"):
+                    command += ["--peer", peer]
+                else:
+                    note = f"the peer ({' '.join(PEER)}) is left out: the package index could not be reached"
+                    print(note, flush=True)
+                    kept.write(note + "\n")
             process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
             for line in process.stdout:

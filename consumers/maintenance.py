@@ -25,6 +25,7 @@ from lake.erase import Unfinished, erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
 from lake.gap_file import save_gaps
 from lake.manifest import HOUR_US, FileKind, Manifest, Snapshot, hour_of
+from lake.replay_file import settle
 from lake.retire import drop_hours, remove_orphans, unlink_retired
 from lake.roll import crowded_hours, hours_to_roll, roll_hour
 from lake.steps import Hook, no_hook
@@ -129,6 +130,8 @@ class MaintenanceService:
 
         try:
             with self._manifest.hold(LOCK, f"{socket.gethostname()}:{os.getpid()}"):
+                # First of all: what a crash left open would cost a replay if the manifest were lost now.
+                settle(self._store, self._manifest)
                 self._roll(go_on)
                 if self._is_due("erase", self._config.erase_seconds):
                     self._erase(go_on)

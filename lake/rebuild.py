@@ -3,16 +3,15 @@
 Gaps come back from `lake.gap_file`, and those of the source once more from their topic, which the writer reads from its start.
 What the files cannot tell: the books of hours in which everything was a duplicate or a dead letter; offsets of the very last
 messages if all of them were dropped (the writer reads those again and drops them again); the list of versions, so that as-of
-questions about the time before have no answer. A replay whose replaced files are all still there is taken back: it may not have
-been swapped in.
+questions about the time before have no answer. Whether a replay was swapped in is in `lake.replay_file`; one that a crash cut
+between its swap and its note, with the manifest lost before anybody could settle it, is taken back and named.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +20,22 @@ import pyarrow.compute as pc
 from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import EDIT, ERASED
 from lake.dedupe import Hashes, identity_columns, identity_hashes
-from lake.errors import FileDamaged, LakeError
+from lake.errors import LakeError
+from lake.found_files import (
+    Found,
+    reached,
+    read_footers,
+    without_incomplete,
+    without_replaced,
+    without_retired,
+    without_unfinished_replays,
+)
 from lake.gap_file import load_gaps
 from lake.manifest import HOUR_US, Advance, Commit, HourCount, Manifest, NewFile, TopicPartition
 from lake.paths import parse_path, sha256_of
+from lake.replay_file import load_replays
 from lake.roll import change_id
-from lake.store import LakeStore, footer_of
+from lake.store import LakeStore
 from schemas.topics import TABLE_TOPICS
 
 
@@ -34,7 +43,8 @@ from schemas.topics import TABLE_TOPICS
 class Rebuilt:
     """What was found. replaced: files left out because others stand for them; incomplete: files of a commit or a replay that
     never finished, as far as can be told; merged: files written anew because two held the same events; damaged: files that
-    cannot be read; gaps: how many were restored."""
+    cannot be read; undecided: tables with a replay that was taken back though it may have been swapped in; gaps: how many were
+    restored."""
 
     files: int
     rows: int
@@ -43,41 +53,28 @@ class Rebuilt:
     incomplete: tuple[str, ...]
     merged: tuple[str, ...]
     damaged: tuple[str, ...]
+    undecided: tuple[str, ...]
     gaps: int
-
-
-@dataclass(slots=True)
-class _Found:
-    path: str
-    table: str
-    hour_us: int
-    footer: dict[str, Any]
-    written_ns: int = 0
-    atoms: frozenset[str] = field(default_factory=frozenset)
-
-    @property
-    def reached(self) -> dict[TopicPartition, int]:
-        return {TopicPartition(topic, number): after for topic, number, _, after in self.footer.get("advances", ())}
 
 
 def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
     """Fills an empty manifest from the files below `store`; no writer may run. Blocks while it reads every file.
 
-    Raises LakeError if the manifest is not empty or the list of gaps is damaged. A second run after a crash starts from an empty
-    manifest again: nothing is visible before the one commit at the end.
+    Raises LakeError if the manifest is not empty, or the list of gaps or of replays is damaged. A second run after a crash
+    starts from an empty manifest again: nothing is visible before the one commit at the end.
     """
     if manifest.snapshot().version or manifest.offsets():
         raise LakeError(f"The manifest {manifest.url} is not empty.", "Move it away first, or name a new one.")
-    gaps = tuple(load_gaps(store))
-    found, damaged = _read_footers(store)
-    kept, unfinished = _without_unfinished_replays(found)
-    kept, replaced = _without_replaced(kept)
-    kept, incomplete = _without_incomplete(kept)
-    positions: dict[TopicPartition, int] = {}
-    for file in kept:
-        for key, after in file.reached.items():
-            positions[key] = max(after, positions.get(key, 0))
+    gaps, notes = tuple(load_gaps(store)), load_replays(store)
+    found, damaged = read_footers(store)
+    kept, retired = without_retired(store, found, notes)
+    kept, unfinished = without_unfinished_replays(kept, notes)
+    kept, replaced = without_replaced(kept)
+    kept, incomplete = without_incomplete(kept, retired)
+    # How far the topics were read is known from retired files too: a replay may have put nothing in their place.
+    positions = reached([*kept, *retired])
     files, counts, merged = _describe(store, kept)
+    undecided = {note.table for note in notes if not note.committed and not set(unfinished).isdisjoint(note.files)}
     epochs = manifest.claim(positions, "rebuild")
     advances = tuple(
         Advance(key.topic, key.partition, 0, after, epochs[key].epoch) for key, after in sorted(positions.items())
@@ -89,101 +86,17 @@ def rebuild(store: LakeStore, manifest: Manifest) -> Rebuilt:
         len(files),
         sum(file.rows for file in files),
         positions,
-        replaced,
+        tuple(sorted((*replaced, *(file.path for file in retired)))),
         tuple(sorted((*incomplete, *unfinished))),
         tuple(merged),
         tuple(damaged),
+        tuple(sorted(undecided)),
         len(gaps),
     )
 
 
-def _read_footers(store: LakeStore) -> tuple[list[_Found], list[str]]:
-    found, damaged = [], []
-    for path, status in store.walk():
-        parsed = parse_path(path)
-        if parsed is None or parsed[0] not in TABLE_TOPICS:
-            continue
-        try:
-            with store.open(path) as parquet:
-                footer = footer_of(parquet)
-        except FileDamaged:
-            damaged.append(path)
-            continue
-        # A file stands for the files that commits wrote: itself, or those it replaced, however often it was rewritten.
-        atoms = frozenset(footer.get("replaces", ())) | {path}
-        found.append(_Found(path, parsed[0], parsed[1], footer, status.st_mtime_ns, atoms))
-    return sorted(found, key=lambda file: file.path), sorted(damaged)
-
-
-def _without_unfinished_replays(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
-    """Drops the files of a replay unless it was swapped in for certain: some file it replaced was unlinked, or one of its own
-    was replaced. Its hours hold together (rows may move between them), so it stays as a whole or goes as a whole."""
-    present = {file.path for file in found}
-    replaced = {path for file in found for path in file.atoms if path != file.path}
-    replays: dict[str, list[_Found]] = defaultdict(list)
-    for file in found:
-        if "replay" in file.footer:
-            replays[file.footer["replay"]].append(file)
-    dropped = {
-        file.path
-        for files in replays.values()
-        if not any(file.path in replaced or not present.issuperset(file.footer["inputs"]) for file in files)
-        for file in files
-    }
-    return [file for file in found if file.path not in dropped], tuple(sorted(dropped))
-
-
-def _without_replaced(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
-    """Keeps, of files that stand for the same commits, the one that stands for most, the newer of two equals."""
-    kept: list[_Found] = []
-    covered: dict[str, _Found] = {}
-    dropped = []
-    for file in sorted(found, key=lambda file: (-len(file.atoms), -file.written_ns, file.path)):
-        commits = {atom for atom in file.atoms if not _is_merge(atom)}
-        if file.path in covered or (commits and all(atom in covered for atom in commits)):
-            dropped.append(file.path)
-            continue
-        kept.append(file)
-        for atom in file.atoms:
-            covered.setdefault(atom, file)
-    return sorted(kept, key=lambda file: file.path), tuple(sorted(dropped))
-
-
-def _is_merge(path: str) -> bool:
-    """Whether a path names the result of a swap (roll, merge, erasure, replay) and not a file of a commit."""
-    name = path.rsplit("/", 1)[-1].split("-", 1)[-1]
-    return name.startswith(("roll-", "erase-", "replay-", "rebuild-"))
-
-
-def _without_incomplete(found: Sequence[_Found]) -> tuple[list[_Found], tuple[str, ...]]:
-    """Drops files of a commit that a crash cut off: some of its files are missing and nothing went beyond its offsets."""
-    present: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for file in found:
-        for atom in file.atoms:
-            parsed = parse_path(atom)
-            if parsed is not None and not _is_merge(atom):
-                present[parsed[0], _commit_of(atom)].add(parsed[1])
-    complete: list[_Found] = []
-    doubtful: list[_Found] = []
-    for file in found:
-        wanted = set(file.footer.get("commit_files", ()))
-        (complete if wanted <= present[file.table, _commit_of(file.path)] else doubtful).append(file)
-    reached: dict[TopicPartition, int] = {}
-    for file in complete:
-        for key, after in file.reached.items():
-            reached[key] = max(after, reached.get(key, 0))
-    cut = [f for f in doubtful if any(after > reached.get(key, 0) for key, after in f.reached.items())]
-    dropped = {file.path for file in cut}
-    return [file for file in found if file.path not in dropped], tuple(sorted(dropped))
-
-
-def _commit_of(path: str) -> str:
-    """The part of a small file's name that all files of its commit share: small-<writer>-<commit>-<number>."""
-    return path.rsplit("/", 1)[-1].rsplit("-", 1)[0]
-
-
-def _describe(store: LakeStore, kept: Sequence[_Found]) -> tuple[list[NewFile], tuple[HourCount, ...], list[str]]:
-    hours: dict[tuple[str, int], list[_Found]] = defaultdict(list)
+def _describe(store: LakeStore, kept: Sequence[Found]) -> tuple[list[NewFile], tuple[HourCount, ...], list[str]]:
+    hours: dict[tuple[str, int], list[Found]] = defaultdict(list)
     for file in kept:
         hours[file.table, file.hour_us].append(file)
     files: list[NewFile] = []
@@ -224,7 +137,7 @@ def _identities(store: LakeStore, table: str, paths: Sequence[str]) -> Hashes:
     return np.concatenate([np.empty(0, np.uint64), *(identity_hashes(table, store.read(p, columns)) for p in paths)])
 
 
-def _describe_file(store: LakeStore, file: _Found) -> NewFile:
+def _describe_file(store: LakeStore, file: Found) -> NewFile:
     rows = store.read(file.path)
     return _entry(store, file.path, file.table, file.hour_us, rows, sha256_of(store.absolute(file.path)))
 
@@ -261,7 +174,7 @@ def _overlap(store: LakeStore, files: Sequence[NewFile]) -> bool:
 
 
 def _merge_distinct(
-    store: LakeStore, table: str, hour_us: int, members: Sequence[_Found], known: Hashes
+    store: LakeStore, table: str, hour_us: int, members: Sequence[Found], known: Hashes
 ) -> list[NewFile]:
     """One file with every message and every event of `members` once, without those of `known`; an erased copy wins over one
     with content. No file when nothing is left."""
@@ -286,13 +199,9 @@ def _merge_distinct(
     if not rows.num_rows:
         return []
     replaces = sorted({atom for file in members for atom in file.atoms})
-    reached: dict[TopicPartition, int] = {}
-    for file in members:
-        for key, after in file.reached.items():
-            reached[key] = max(after, reached.get(key, 0))
     footer = {
         "replaces": replaces,
-        "advances": [[key.topic, key.partition, 0, after] for key, after in sorted(reached.items())],
+        "advances": [[key.topic, key.partition, 0, after] for key, after in sorted(reached(members).items())],
     }
     name = change_id("rebuild", [file.path for file in members])
     written = store.write_table(rows, table, hour_us, name, kind="small", footer=footer)

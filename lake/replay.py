@@ -24,15 +24,17 @@ import pyarrow.parquet as pq
 
 from lake.commit import spans_of, superseding_rows, witnessed_since
 from lake.convert import ERASED, lake_schema
-from lake.dedupe import Hashes, identity_hashes
+from lake.dedupe import Hashes, identity_columns, identity_hashes
 from lake.dictionaries import joined
 from lake.ended_keys import LATE_HORIZON_US, bury_late
 from lake.errors import CommitRefused
 from lake.file_batch import disk_errors
 from lake.fold import blank, erasable, read_endings
+from lake.lagging import earlier_homes, made_hours
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
 from lake.merge import Merge, merged_footer, row_groups
 from lake.paths import sync_folder
+from lake.replay_file import ReplayNote, begin, settle
 from lake.roll import change_id
 from lake.steps import CommitStep, Hook, no_hook
 from lake.store import LakeStore
@@ -177,61 +179,71 @@ def replace(
 
     Call under the maintenance lock, when everything of the plan's ranges is staged. dead_letters: by hour, how many more
     messages ended as dead letters than the first time (may be negative). Raises CommitRefused (files changed meanwhile: call
-    again), FileDamaged, DiskFull, ManifestUnavailable.
+    again), DiskFull (when there is room call again), FileDamaged, ManifestUnavailable.
     """
     plan = staging.plan
     behind = [part for part in plan.ranges if staging.positions()[part.partition] < part.end]
     if behind:
         raise CommitRefused(f"The replay of {plan.table} has not read {behind[0]} to its end.", "Go on reading.")
     snapshot = manifest.snapshot()
-    retired: list[str] = []
+    replaced = {hour: snapshot.files(plan.table, hour, hour + HOUR_US) for hour in plan.hours}
+    retired = {file.path: file.sha256 for inputs in replaced.values() for file in inputs}
+    swap_id = change_id("replay", [plan.id, *retired])
     files: list[NewFile] = []
     counts: list[HourCount] = []
     changes: list[HourChange] = []
-    known = _Known()
-    for number, hour_us in enumerate(plan.hours):
-        inputs = snapshot.files(plan.table, hour_us, hour_us + HOUR_US)
+    known = _Known(store, snapshot, plan)
+    for number, (hour_us, inputs) in enumerate(replaced.items()):
         build = _build_hour(store, snapshot, staging, hour_us, inputs, known, keep_edits)
         changes.append(build.change)
         if not dry_run:
             if build.rows.num_rows:
-                files.append(_write_hour(store, plan, hour_us, inputs, build.rows, hook))
-            retired += [file.path for file in inputs]
+                files.append(_write_hour(store, plan, swap_id, hour_us, inputs, build.rows, hook))
             more_dead = (dead_letters or {}).get(hour_us, 0)
             more_rows = build.change.after - build.change.before
             counts.append(HourCount(plan.topic, hour_us, 0, -more_rows - more_dead, more_rows, more_dead))
         progress(number + 1, len(plan.hours))
     if dry_run:
         return Replaced(None, tuple(changes))
+    begin(store, ReplayNote(swap_id, plan.table, retired, [file.path for file in files]))
     hook(CommitStep.SWAP_FILES_DURABLE)
-    swap_id = change_id("replay", [plan.id, *retired])
     version = manifest.swap(Swap(swap_id, tuple(retired), tuple(files), "replay", counts=tuple(counts)))
     hook(CommitStep.SWAP_COMMITTED)
+    settle(store, manifest)
     return Replaced(version, tuple(changes))
 
 
 class _Known:
-    """Identities of the hours of this replay that were built already: their repeats are dropped."""
+    """Identities of the hours that this replay built already and of those that it leaves alone: their repeats are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: LakeStore, snapshot: Snapshot, plan: ReplayPlan) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._plan = plan
         self._hours: dict[int, Hashes] = {}
 
-    def fresh(self, table: str, hour_us: int, rows: pa.Table) -> pa.Table:
+    def fresh(self, hour_us: int, rows: pa.Table) -> pa.Table:
+        table = self._plan.table
         hashes = identity_hashes(table, rows)
         _, first = np.unique(hashes, return_index=True)
         keep = np.zeros(len(hashes), np.bool_)
         keep[first] = True
         for near in (hour_us - HOUR_US, hour_us + HOUR_US):
-            if near in self._hours:
-                keep &= ~np.isin(hashes, self._hours[near])
+            keep &= ~np.isin(hashes, self._hashes(near))
+        for home, places in earlier_homes(hour_us, made_hours(table, rows)):
+            keep[places] &= ~np.isin(hashes[places], self._hashes(home))
         self._hours[hour_us] = hashes[keep]
         return rows.filter(pa.array(keep))
 
-    def has(self, hour_us: int) -> bool:
-        return hour_us in self._hours
-
-    def add(self, hour_us: int, parts: Sequence[Hashes]) -> None:
-        self._hours[hour_us] = np.concatenate([np.empty(0, np.uint64), *parts])
+    def _hashes(self, hour_us: int) -> Hashes:
+        """Of an hour of the plan nothing before it was built."""
+        if hour_us not in self._hours and hour_us not in self._plan.hours:
+            table = self._plan.table
+            files = self._snapshot.files(table, hour_us, hour_us + HOUR_US)
+            columns = list(identity_columns(table))
+            parts = [identity_hashes(table, self._store.read(file.path, columns)) for file in files]
+            self._hours[hour_us] = np.concatenate([np.empty(0, np.uint64), *parts])
+        return self._hours.get(hour_us, np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +263,10 @@ def _build_hour(
 ) -> _Build:
     table = staging.plan.table
     before = pa.concat_tables([lake_schema(table).empty_table(), *(store.read(file.path) for file in inputs)])
-    for near in (hour_us - HOUR_US, hour_us + HOUR_US):
-        if near not in staging.plan.hours and not known.has(near):
-            files = snapshot.files(table, near, near + HOUR_US)
-            known.add(near, [identity_hashes(table, store.read(file.path)) for file in files])
     other = before.filter(pa.array(~_in_ranges(before, staging.plan.ranges)))
     # Rows read before come first: where a message was repeated, the copy that readers saw stays.
     staged = bury_late(store, snapshot, table, staging.rows(hour_us, before.schema), LATE_HORIZON_US)
-    rows = known.fresh(table, hour_us, pa.concat_tables([other, staged]))
+    rows = known.fresh(hour_us, pa.concat_tables([other, staged]))
     erased = 0
     if rows.num_rows:
         endings = read_endings(store, snapshot, table, _since(rows, inputs))
@@ -278,7 +286,13 @@ def _build_hour(
 
 
 def _write_hour(
-    store: LakeStore, plan: ReplayPlan, hour_us: int, inputs: Sequence[LiveFile], rows: pa.Table, hook: Hook
+    store: LakeStore,
+    plan: ReplayPlan,
+    swap_id: str,
+    hour_us: int,
+    inputs: Sequence[LiveFile],
+    rows: pa.Table,
+    hook: Hook,
 ) -> NewFile:
     paths = [file.path for file in inputs]
     since = _since(rows, inputs)
@@ -288,7 +302,7 @@ def _write_hour(
             writer.write(piece)
         writer.footer.update(merged_footer(paths, [store.footer(path) for path in paths]), since_us=since)
         # The hours of one replay hold together: a rebuild has to tell one that was never swapped in.
-        writer.footer.update(replay=plan.id, inputs=paths)
+        writer.footer.update(replay=plan.id, swap=swap_id, inputs=paths)
     written = writer.result()
     return NewFile(
         written.path,

@@ -173,6 +173,10 @@ def rebuild(into: Path | None) -> None:
     click.echo(
         f"{found.files:,} files with {found.rows:,} rows, positions of {len(found.positions)} partitions, {found.gaps} gaps"
     )
+    for table in found.undecided:
+        click.echo(
+            f"undecided: a replay of {table} was being swapped in when the manifest was lost, and is taken back: run it again"
+        )
     click.echo(
         "not restored: versions before this one (as-of questions about that time), and the books of hours that hold no row;"
         " the writer reads bluesky.gap from its start, which brings every gap of the source back"

@@ -28,6 +28,7 @@ from lake.fold import content_columns, current, read_endings
 from lake.manifest import TopicPartition, open_manifest
 from lake.rebuild import rebuild
 from lake.replay import Staging, plan_replay, replace
+from lake.replay_file import settle
 from lake.retire import remove_orphans, unlink_retired
 from lake.roll import roll_hour
 from lake.steps import CommitStep
@@ -141,16 +142,16 @@ class LakeMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.sent)
-    @rule(choice=st.randoms(use_true_random=False), later=st.booleans())
-    def redeliver(self, choice: Any, later: bool) -> None:
-        """The same event again: as it was, or witnessed by another host up to an hour later."""
+    @rule(choice=st.randoms(use_true_random=False), later=st.sampled_from([None, HOUR, 120 * HOUR]))
+    def redeliver(self, choice: Any, later: int | None) -> None:
+        """The same event again: as it was, or witnessed by another host up to an hour later, or by one that is days behind."""
         table, event = choice.choice(self.sent)
-        if later and table != "account":
-            moved = event["time_us"] + choice.randrange(HOUR)
-            event = event | {
-                "time_us": min(moved, event["time_us"] // HOUR * HOUR + 2 * HOUR - 1),
-                "source_host": "other",
-            }
+        prompt = "rev" in event and event["time_us"] // HOUR - _made_us(event) // HOUR <= 1
+        if later and table != "account" and (later == HOUR or prompt):
+            moved = event["time_us"] + choice.randrange(later)
+            if later == HOUR:
+                moved = min(moved, event["time_us"] // HOUR * HOUR + 2 * HOUR - 1)
+            event = event | {"time_us": moved, "source_host": "other"}
         self.send(table, event)
 
     # --- what the processes do --------------------------------------------------------------------------------------
@@ -281,6 +282,7 @@ class LakeMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """A whole maintenance run: what has ended is gone from the files then."""
+        settle(self.store, self.manifest)
         for table in self.manifest.snapshot().tables():
             for hour in sorted({file.hour_us for file in self.manifest.snapshot().files(table)}):
                 roll_hour(self.store, self.manifest, table, hour)
@@ -308,8 +310,13 @@ class LakeMachine(RuleBasedStateMachine):
             return
         staging = Staging(self.store, plan)
         for part in plan.ranges:
-            events = self.log[POST, part.partition][part.first : part.end]
+            # Today's code gives rows that can be told from those of the first time.
+            events = [
+                event | {"source_host": f"replay-{self.ticks}"}
+                for event in self.log[POST, part.partition][part.first : part.end]
+            ]
             staging.add(lake_rows(POST, events, part.partition, part.first), {part.partition: part.end})
+        self.ticks += 1
         if not dry:
             self.settled = False
         self.survive(
@@ -339,28 +346,34 @@ class LakeMachine(RuleBasedStateMachine):
         }
         before = self.manifest.snapshot().version
         self.full = step
+        refused = False
         try:
             work[what]()
         except DiskFull:
+            refused = True
             assert self.manifest.snapshot().version == before
             assert not list((self.folder / "lake" / ".tmp").iterdir())
         finally:
             self.full = None
         self.settled = self.settled and what != "ingest"
-        work[what]()
+        if refused:
+            # Otherwise nothing had to be written (all were repeats), and what was consumed is not consumed again.
+            work[what]()
 
     @rule()
     def clean_up(self) -> None:
+        settle(self.store, self.manifest)
         remove_orphans(self.store, self.manifest, NEVER)
 
     @rule()
     def lose_the_manifest(self) -> None:
         """Rebuilt from the files, the lake holds the same rows, and goes on where it was or re-reads what it has."""
-        before, current = self.lake(), set(self.expected())
+        before, current, hosts = self.lake(), set(self.expected()), self.replayed()
         self.manifest.close()
         self.manifest = open_manifest(type(self).new_manifest_url(), create=True, hook=self.hook)
-        rebuild(self.store, self.manifest)
+        undecided = rebuild(self.store, self.manifest).undecided
         self.fired.add("rebuilt")
+        assert undecided or self.replayed() == hosts, "a replay was undone, or one won that was not swapped in"
         after = self.lake()
         for identity, text in before.items():
             # What has ended may be emptied in one file and not yet in the other that the rebuild could choose.
@@ -397,6 +410,14 @@ class LakeMachine(RuleBasedStateMachine):
             read = pq.read_table(self.folder / "lake" / file.path, partitioning=None)
             assert read.num_rows == file.rows
             yield from read.to_pylist()
+
+    def replayed(self) -> dict[tuple[str, str], str]:
+        """Which posts came from which replay, by account and rev."""
+        return {
+            (row["did"], row["rev_tid"]): row["source_host"]
+            for row in self.rows(POST)
+            if row["source_host"].startswith("replay")
+        }
 
     def lake(self, version: int | None = None) -> dict[tuple[str, ...], str | None]:
         """Identity → text, and the proof that no identity is there twice."""
@@ -488,6 +509,10 @@ def _number(text: str | None) -> str | None:
     for character in text:
         value = value * 32 + "234567abcdefghijklmnopqrstuvwxyz".index(character)
     return str(value)
+
+
+def _made_us(event: Event) -> int:
+    return int(str(_number(event["rev"]))) >> 10
 
 
 def _replaces(other: Event, post: Event) -> bool:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from crash_child import BATCHES, events
+from crash_child import BATCHES, events, replayed
 from support import LIKE, POST
 
 from lake.errors import LakeError
 from lake.manifest import open_manifest
+from lake.rebuild import rebuild
+from lake.replay_file import settle
 from lake.retire import find_strays, remove_orphans
 from lake.steps import CRASHPOINT_VARIABLE, CommitStep, hook_from_environment, no_hook
 from lake.store import LakeStore
@@ -98,6 +100,48 @@ def test_maintenance_survives(tmp_path: Path, step: CommitStep, ordinal: int) ->
     on_disk = {path for path, _ in store.walk()}
     assert on_disk == {file.path for table in snapshot.tables() for file in snapshot.files(table)}
     manifest.close()
+
+
+REPLAY_STEPS = [step for step in SWAP_STEPS if step is not CommitStep.FILE_UNLINKED]
+
+
+@pytest.mark.parametrize("step", [*REPLAY_STEPS, None])
+def test_a_rebuild_knows_which_replays_were_swapped_in(tmp_path: Path, step: CommitStep | None) -> None:
+    """The replaced files are all on disk still; between the swap and its note is the one moment that nothing can tell."""
+    lake, url = tmp_path / "lake", str(tmp_path / "manifest.db")
+    assert run_child(lake, url, "ingest") == 0
+    # The first transaction of the process claims its partitions.
+    ordinal = 2 if step is CommitStep.MANIFEST_OPEN else 1
+    died = run_child(lake, url, "replay", f"{step}:{ordinal}" if step else None)
+    assert died == (-signal.SIGKILL if step else 0), "the point did not fire"
+    swapped = step in (CommitStep.SWAP_COMMITTED, None)
+    old = sent()
+    new = old | {LIKE: sorted((str(row["did"]), int(str(row["time_us"]))) for row in replayed())}
+    assert stored(lake, url) == (new if swapped else old)
+    store = LakeStore(lake)
+
+    lost_at_once, lost_later = str(tmp_path / "at-once.db"), str(tmp_path / "later.db")
+    for again in (lost_at_once, lost_later):
+        if again is lost_later:
+            # What every maintenance run does first.
+            manifest = open_manifest(url)
+            settle(store, manifest)
+            manifest.close()
+        manifest = open_manifest(again, create=True)
+        found = rebuild(store, manifest)
+        assert all(hour.closes for hour in manifest.reconciliation(0, 1 << 62))
+        manifest.close()
+        known = swapped and (again is lost_later or step is None)
+        assert stored(lake, again) == (new if known else old)
+        # Named although it may not have been swapped in: run again, it does no harm.
+        begun = step in (CommitStep.SWAP_FILES_DURABLE, CommitStep.MANIFEST_OPEN, CommitStep.SWAP_COMMITTED)
+        assert found.undecided == ((LIKE,) if begun and not known else ())
+
+    for again in (lost_at_once, lost_later):
+        # The positions came back too: ingest has nothing to do, and the replay, done (again), leaves the same lake.
+        assert run_child(lake, again, "ingest") == 0
+    assert run_child(lake, lost_at_once, "replay") == 0
+    assert stored(lake, lost_at_once) == new
 
 
 def test_the_variable_is_checked() -> None:

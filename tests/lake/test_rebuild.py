@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from lake.dedupe import DedupeWindow
 from lake.erase import erase
 from lake.errors import LakeError
 from lake.gap_file import save_gaps
-from lake.manifest import Gap, Manifest, open_manifest
+from lake.manifest import Gap, Manifest, TopicPartition, open_manifest
 from lake.manifest.sql import SqlManifest
 from lake.rebuild import rebuild
-from lake.replay import Staging, plan_replay, replace
+from lake.replay import Range, Staging, plan_replay, replace
+from lake.replay_file import NAME, ReplayNote, begin, load_replays, settle
 from lake.retire import drop_hours, find_strays, remove_orphans, unlink_retired
 from lake.roll import roll_hour
 from lake.steps import CommitStep, no_hook
@@ -320,19 +323,145 @@ def replayed_twice_over(store: LakeStore, manifest: Manifest, hook: Callable[[Co
     replace(store, manifest, staging, hook=hook)
 
 
+@pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("unlinked", [0, 1, 2])
 def test_the_hours_of_a_replay_come_back_together(
-    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path, unlinked: int
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path, unlinked: int, noted: bool
 ) -> None:
     writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
     old = [file.path for file in manifest.snapshot().files(POST)]
     replayed_twice_over(store, manifest)
+    if not noted:
+        # By a release that took no notes, or a note that somebody removed.
+        (store.root / NAME).unlink()
     # The manifest was lost while maintenance removed what had been replaced.
     store.unlink(old[2 - unlinked :])
     again = rebuilt(store, tmp_path)
     hours = [len(store.read(file.path)) for file in again.snapshot().files(POST)]
-    # Whichever files are there, each event is there once; with all of them gone, where the replay put it.
-    assert hours == ([4] if unlinked == 2 else [3, 1])
+    # Each event is there once; with a note, or with all of the replaced files gone, where the replay put it.
+    assert hours == ([4] if noted or unlinked == 2 else [3, 1])
+    assert again.offsets()[TopicPartition("bluesky." + POST, 0)].next_offset == 4
+
+
+def test_a_replay_that_left_nothing_is_not_undone(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    """Every message of the first hour is a dead letter for today's code; the commit had a file in the second hour too."""
+    writer.write(post=[commit_row(POST, 1, START), commit_row(POST, 9, START + HOUR)])
+    plan = plan_replay(manifest, POST, START, START + HOUR)
+    staging = Staging(store, plan)
+    staging.add(lake_rows(POST, [], 0, 0), {0: 1})
+    replace(store, manifest, staging, dead_letters={START: 1})
+    again = rebuilt(store, tmp_path)
+    assert rows(store, again) == rows(store, manifest)
+    assert len(rows(store, again)[POST]) == 1
+    assert again.offsets()[TopicPartition("bluesky." + POST, 0)].next_offset == 2
+
+
+def found_in_an_empty_hour(store: LakeStore, manifest: Manifest, hook: Callable[[CommitStep], None] = no_hook) -> None:
+    """Replays an hour in which everything was a dead letter: nothing is replaced."""
+    plan = dataclasses.replace(
+        plan_replay(manifest, POST, START + HOUR, START + 2 * HOUR), hours=(START + HOUR,), ranges=(Range(0, 1, 2),)
+    )
+    staging = Staging(store, plan)
+    staging.add(lake_rows(POST, [commit_row(POST, 9, START + HOUR)], 0, 1), {0: 2})
+    replace(store, manifest, staging, dead_letters={START + HOUR: -1}, hook=hook)
+
+
+def test_a_replay_that_replaced_nothing_is_known_for_ever(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    writer.write(post=[commit_row(POST, 1, START)])
+    with pytest.raises(Crashed):
+        found_in_an_empty_hour(store, manifest, crash_at(CommitStep.SWAP_FILES_DURABLE))
+    early = open_manifest(str(tmp_path / "early.db"), create=True)
+    assert rebuild(store, early).undecided == (POST,)
+    assert len(rows(store, early)[POST]) == 1
+    found_in_an_empty_hour(store, manifest)
+    assert settle(store, manifest) == 1
+    assert rows(store, rebuilt(store, tmp_path)) == rows(store, manifest)
+    assert len(rows(store, manifest)[POST]) == 2
+
+
+def test_a_second_replay_of_the_same_plan_is_told_from_the_first(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
+    plan = plan_replay(manifest, POST, START, START + 2 * HOUR)
+    staging = Staging(store, plan)
+    again = [commit_row(POST, who, START + who, text="better") for who in range(3)]
+    staging.add(lake_rows(POST, [*again, commit_row(POST, 9, START + HOUR, text="better")], 0, 0), {0: 4})
+    replace(store, manifest, staging)
+    with pytest.raises(Crashed):
+        replace(store, manifest, staging, hook=crash_at(CommitStep.SWAP_FILES_DURABLE))
+    second = [path for path, _ in store.walk() if manifest.file(path) is None and "rolled" in path]
+    found = open_manifest(str(tmp_path / "again.db"), create=True)
+    assert rebuild(store, found).incomplete == tuple(sorted(second))
+    assert rows(store, found) == rows(store, manifest)
+    # And the crashed one, done again, is settled under the name that its note has.
+    replace(store, manifest, staging)
+    assert [note.committed for note in load_replays(store)] == [True, True]
+
+
+def test_an_orphan_of_a_roll_does_not_stand_against_a_replay(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    """Both stand for the same commits; copied from disk to disk, files have lost their times."""
+    writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
+    with pytest.raises(Crashed):
+        roll_hour(store, manifest, POST, START, hook=crash_at(CommitStep.SWAP_FILES_DURABLE))
+    plan = plan_replay(manifest, POST, START, START + HOUR)
+    staging = Staging(store, plan)
+    staging.add(lake_rows(POST, [commit_row(POST, who, START + who, text="better") for who in range(3)], 0, 0), {0: 3})
+    replace(store, manifest, staging)
+    for path, _ in store.walk():
+        os.utime(store.absolute(path), (1, 2 if "rolled-roll-" in path else 1))
+    assert rows(store, rebuilt(store, tmp_path)) == rows(store, manifest)
+
+
+def test_a_note_stands_back_where_what_it_names_cannot_be_read(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
+    before = rows(store, manifest)
+    replayed_twice_over(store, manifest)
+    (torn,) = [file.path for file in manifest.snapshot().files(POST)]
+    store.absolute(torn).write_bytes(b"PAR1 torn")
+    found = open_manifest(str(tmp_path / "again.db"), create=True)
+    assert rebuild(store, found).damaged == (torn,)
+    assert rows(store, found) == before, "the replaced files are better than none"
+
+
+def test_a_note_means_the_file_it_was_taken_of(
+    store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path
+) -> None:
+    writer.write(post=[commit_row(POST, who, START + who) for who in range(3)])
+    (live,) = [file.path for file in manifest.snapshot().files(POST)]
+    begin(store, ReplayNote("of another life", POST, {live: "0" * 64}, [], committed=True))
+    assert rows(store, rebuilt(store, tmp_path)) == rows(store, manifest)
+
+
+def test_notes_are_kept_while_they_matter(store: LakeStore, manifest: Manifest, writer: Writer, tmp_path: Path) -> None:
+    writer.write(post=[*(commit_row(POST, who, START + who) for who in range(3)), commit_row(POST, 9, START + HOUR)])
+    with pytest.raises(Crashed):
+        replayed_twice_over(store, manifest, crash_at(CommitStep.SWAP_FILES_DURABLE))
+    assert settle(store, manifest) == 1, "it may be under way"
+    assert [note.committed for note in load_replays(store)] == [False]
+    remove_orphans(store, manifest, NEVER)
+    assert settle(store, manifest) == 0
+    with pytest.raises(Crashed):
+        replayed_twice_over(store, manifest, crash_at(CommitStep.SWAP_COMMITTED))
+    assert [note.committed for note in load_replays(store)] == [False]
+    assert settle(store, manifest) == 1
+    assert [note.committed for note in load_replays(store)] == [True]
+    assert find_strays(store, manifest, NEVER).foreign == ()
+    unlink_retired(store, manifest, NEVER)
+    assert settle(store, manifest) == 0
+    assert rows(store, rebuilt(store, tmp_path)) == rows(store, manifest)
+    (store.root / NAME).write_text("{")
+    with pytest.raises(LakeError, match="damaged") as stopped:
+        rebuild(store, open_manifest(str(tmp_path / "third.db"), create=True))
+    assert "remove it" in stopped.value.remedy
 
 
 def test_a_replay_that_was_never_swapped_in_is_left_out(
