@@ -38,7 +38,7 @@ _LOOSE: Final = 2
 """Up to so much is added to all posts of a file, instead of reading which of them it is about."""
 _MANY: Final = 4
 """Where more than one row of a file in so many is left, naming them costs more than it saves."""
-_NO_BOUND: Final = 1 << 40
+_NO_BOUND: Final = 1 << 28
 HIGHEST: Final = UNKNOWN
 """Scores that are higher are not told apart."""
 
@@ -92,12 +92,15 @@ class Bounds:
         """How many rows of the plan can have a score of 0, 1, … HIGHEST or more. Blocks for the side files."""
         counts = np.zeros(HIGHEST + 1, np.int64)
         for file in self.plan.files:
-            scores = self._score(file)[self._in_plan(file)]
+            scores = self._score(file)
+            if file.path in self.plan.stretches:
+                scores = scores[self._in_plan(file)]
             counts += np.bincount(scores, minlength=HIGHEST + 1)
         return np.cumsum(counts[::-1])[::-1]
 
     def _score(self, file: LiveFile) -> Numbers:
-        return np.minimum(np.sum(self._of(file), axis=0, dtype=np.int64), HIGHEST)
+        first, *others = self._of(file)
+        return np.minimum(sum(others, start=first), HIGHEST)
 
     def _of(self, file: LiveFile) -> list[Numbers]:
         more, head = self.more[file.path], self.heads.get(file.path)
@@ -108,9 +111,11 @@ class Bounds:
             return [np.full(file.rows, _NO_BOUND) for _ in self.kinds]
         found = []
         for kind, counts in zip(self.kinds, more, strict=True):
-            column = known[_NUMBER[kind]].astype(np.int64)
-            column[column == UNKNOWN] = _NO_BOUND
-            found.append(column + counts)
+            column = known[_NUMBER[kind]]
+            counted = column.astype(np.int32) + counts
+            found.append(
+                np.where(column == UNKNOWN, _NO_BOUND, counted) if column.max(initial=0) == UNKNOWN else counted
+            )
         return found
 
     def _in_plan(self, file: LiveFile) -> npt.NDArray[np.bool_]:
@@ -125,7 +130,8 @@ class Bounds:
         """The plan with the chosen rows; of a file in which more than one row in `most` is chosen, as the plan has it."""
         files, stretches = [], dict(self.plan.stretches)
         for file in self.plan.files:
-            rows = np.flatnonzero(chosen(file) & self._in_plan(file))
+            found = chosen(file)
+            rows = np.flatnonzero(found & self._in_plan(file) if file.path in self.plan.stretches else found)
             if not len(rows):
                 continue
             files.append(file)

@@ -143,7 +143,7 @@ def _of_highest(session: Session, lake: Lake, plan: SearchPlan, bounds: Bounds) 
         if not least and share * rows > _MOST_MATCHES:
             return None
         part = bounds.scoring(least) if least else plan.scan
-        found, settled = _of_matches(session, lake, plan, bounds, _standing(session, lake, part, source), least)
+        found, settled = _of_matches(session, lake, plan, bounds, _places(session, lake, part, source), source, least)
         if settled or not least:
             return found
         wanted = max(_GROWTH * wanted, int(bounds.reaching[_score(found)]) if found.num_rows > plan.limit else 0)
@@ -159,35 +159,44 @@ def _share_that_matches(session: Session, lake: Lake, plan: SearchPlan, source: 
     return max(1, int(found[0][0])) / max(1, plan.scan.rows_to_read(file))
 
 
-def _standing(session: Session, lake: Lake, part: Scan, source: Source) -> pa.Table:
-    """Keys and places of the matches that did not end."""
-    assert source.ends is not None
-    names = ", ".join(f"r.{name}" for name in dict.fromkeys((*_KEYS, *ENDING_KEYS, *ROW)))
+def _places(session: Session, lake: Lake, part: Scan, source: Source) -> pa.Table:
+    """Where the matches lie, also those that ended."""
+    names = ", ".join(f"r.{name}" for name in ROW)
     of = matches(session, lake, part, source, names)
-    rows = session.table(f"SELECT {names} FROM {of.relation} WHERE {of.condition}", of.bound.values)
-    return rows.take(pa.array(source.ends.standing(session, rows), pa.int64()))
+    return session.table(f"SELECT {names} FROM {of.relation} WHERE {of.condition}", of.bound.values)
 
 
 def _of_matches(
-    session: Session, lake: Lake, plan: SearchPlan, bounds: Bounds, rows: pa.Table, least: int
+    session: Session, lake: Lake, plan: SearchPlan, bounds: Bounds, places: pa.Table, source: Source, least: int
 ) -> tuple[pa.Table, bool]:
-    """The first of some matches by score, and whether they are those of the page: all other posts have a bound below `least`."""
-    highest = bounds.of_rows(rows)
+    """The first of the matches at some places by score, and whether they are those of the page: all other posts have a bound below
+    `least`."""
+    highest = bounds.of_rows(places)
     order = np.argsort(-highest, kind="stable")
     counted = _SURPLUS * (plan.limit + 1)
     if plan.cursor is not None:
         counted += np.count_nonzero(highest >= min(int(plan.cursor.key[0]), HIGHEST))
     while True:
-        some = rows.take(pa.array(order[: round(counted)]))
-        rest = highest[order[some.num_rows]] if some.num_rows < rows.num_rows else -1
-        session.register("likely_posts", some)
-        of_likely = f"SELECT {_KEYS_OF_ROWS} FROM likely_posts AS r"
-        found = _ranked(session, lake, plan, some.select(KEYS.names), of_likely, Bound())
+        some = places.take(pa.array(order[: round(counted)]))
+        rest = highest[order[some.num_rows]] if some.num_rows < places.num_rows else -1
+        found = _ranked_rows(session, lake, plan, some, source)
         if found.num_rows > plan.limit and _score(found) > rest:
             return found, _score(found) >= least
         if rest < 0:
             return found, False
         counted *= _GROWTH
+
+
+def _ranked_rows(session: Session, lake: Lake, plan: SearchPlan, places: pa.Table, source: Source) -> pa.Table:
+    """The first rows of a page of the posts at some places that did not end, and one more, by score."""
+    assert source.ends is not None
+    rows = fetch(session, POST, places, (*_KEYS, *ENDING_KEYS))
+    for name in ROW:
+        rows = rows.append_column(name, places[name])
+    rows = rows.take(pa.array(source.ends.standing(session, rows), pa.int64()))
+    session.register("likely_posts", rows)
+    of_likely = f"SELECT {_KEYS_OF_ROWS} FROM likely_posts AS r"
+    return _ranked(session, lake, plan, rows.select(KEYS.names), of_likely, Bound())
 
 
 def _of_likely(session: Session, lake: Lake, plan: SearchPlan) -> pa.Table | None:

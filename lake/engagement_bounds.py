@@ -7,9 +7,9 @@ file anew when others have much about it.
 
 Format: b"PXE" + format number 1 (1 byte), number of rows, of hours, of covered files, sum of all counts, bytes of the body, CRC-32
 of the rest of the head, all of 4 bytes, little endian; then the rest of the head: the hours since 1970 in which the keys of the
-posts lie (4 bytes each) and of each covered file the first 8 bytes of its digest, in order; then the body and its CRC-32 as
-`lake.named_keys` has it: likes, reposts and replies of each row, of 2 bytes. `UNKNOWN` there is a row whose key is no TID, or one
-that was named that often or more.
+posts lie (4 bytes each) and of each covered file the first 8 bytes of its digest, in order; then the body, compressed with zstd,
+and its CRC-32: the likes of all rows, then the reposts, then the replies, of 2 bytes each. `UNKNOWN` there is a row whose key is
+no TID, or one that was named that often or more.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ UNKNOWN: Final = 0xFFFF
 _SUFFIX: Final = ".bounds"
 _HEADER: Final = b"PXE\x01"
 _NUMBER: Final = 4
+_COUNT: Final = 2
 _FIXED_BYTES: Final = 7 * _NUMBER
 _KINDS: Final = tuple(NAMING)
 _BATCH: Final = 24
@@ -89,10 +90,11 @@ def read_bounds(root: Path, file: LiveFile, head: BoundsHead) -> list[npt.NDArra
     if found is None or found[0].crc != head.crc:
         return None
     try:
-        return list(unpacked(found[1], head.rows, "<u2", len(_KINDS)))
+        body = unpacked(found[1], head.rows * len(_KINDS) * _COUNT)
     except DamagedError as error:
         _tell(root, file, str(error))
         return None
+    return list(np.frombuffer(body, "<u2").reshape(len(_KINDS), head.rows))
 
 
 def update(store: LakeStore, snapshot: Snapshot, go_on: Callable[[], bool]) -> tuple[int, bool]:
@@ -181,7 +183,7 @@ def _undamaged(root: Path, file: LiveFile | None) -> Named | None:
 
 
 def _encoded(head: BoundsHead, counts: Sequence[Numbers]) -> bytes:
-    body = packed(*(np.minimum(one, UNKNOWN).astype("<u2") for one in counts))
+    body = packed(b"".join(np.minimum(one, UNKNOWN).astype("<u2").tobytes() for one in counts))
     rest = head.hours.astype("<u4").tobytes() + head.covered.astype("<u8").tobytes()
     numbers = (head.rows, len(head.hours), len(head.covered), head.names, len(body))
     fixed = _HEADER + b"".join(number.to_bytes(_NUMBER, "little") for number in numbers)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -179,24 +179,21 @@ def write(root: Path, name: str, content: bytes) -> int:
     return len(content)
 
 
-def packed(*columns: npt.NDArray[Any]) -> bytes:
-    """Columns of unsigned numbers as the body of a side file, with its CRC-32."""
-    planes = [column.view(np.uint8).reshape(-1, column.itemsize).T.tobytes() for column in columns]
-    body = zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(planes))
+def packed(content: bytes) -> bytes:
+    """The body of a side file, with its CRC-32."""
+    body = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
     return body + zlib.crc32(body).to_bytes(_NUMBER, "little")
 
 
-def unpacked(body: bytes, rows: int, kind: str, columns: int) -> list[npt.NDArray[Any]]:
-    """The columns of a body with its CRC-32; `kind` is their numpy type. Raises DamagedError."""
+def unpacked(body: bytes, size: int) -> bytes:
+    """The content of a body with its CRC-32, which has this many bytes. Raises DamagedError."""
     content = memoryview(body)[:-_NUMBER]
     if zlib.crc32(content) != int.from_bytes(body[-_NUMBER:], "little"):
         raise DamagedError("its body is not as it was written")
-    size = np.dtype(kind).itemsize
-    planes = zstandard.ZstdDecompressor().decompress(content, max_output_size=max(1, rows * size * columns))
-    if len(planes) != rows * size * columns:
-        raise DamagedError(f"its body has {len(planes)} bytes instead of {rows * size * columns}")
-    found = np.frombuffer(planes, np.uint8).reshape(columns, size, rows)
-    return [np.ascontiguousarray(column.T).view(kind).reshape(-1) for column in found]
+    found = zstandard.ZstdDecompressor().decompress(content, max_output_size=max(1, size))
+    if len(found) != size:
+        raise DamagedError(f"its body has {len(found)} bytes instead of {size}")
+    return found
 
 
 def _may_name(root: Path, file: LiveFile, units: Numbers, hours: Numbers) -> bool:
@@ -221,10 +218,12 @@ def _encoded(named: Named) -> bytes:
     gaps = np.diff(named.units, prepend=0)
     starts = np.concatenate(([0], head.ends[:-1])) if len(head.ends) else head.ends
     gaps[starts] = named.units[starts] - head.hours * HOUR_UNITS
-    body = packed(gaps.astype("<u4"), named.counts.astype("<u4"))
+    numbers = np.stack([gaps.astype("<u4"), named.counts.astype("<u4")])
+    # The bytes of one rank lie together: the lowest are noise, the others hardly change.
+    body = packed(numbers.view(np.uint8).reshape(2, -1, _NUMBER).transpose(0, 2, 1).tobytes())
     rest = b"".join(column.astype("<u4").tobytes() for column in (head.hours, head.ends, head.most, head.names))
-    numbers = (len(head.hours), len(named.units), len(body))
-    fixed = _HEADER + b"".join(number.to_bytes(_NUMBER, "little") for number in numbers)
+    sizes = (len(head.hours), len(named.units), len(body))
+    fixed = _HEADER + b"".join(size.to_bytes(_NUMBER, "little") for size in sizes)
     return fixed + zlib.crc32(rest, zlib.crc32(fixed)).to_bytes(_NUMBER, "little") + rest + body
 
 
@@ -250,8 +249,11 @@ def _open(path: Path, *, body: bool) -> Named:
     none = np.zeros(0, np.int64)
     if not body:
         return Named(head, none, none)
-    gaps, counts = unpacked(found[begin : begin + size], keys, "<u4", 2)
-    return Named(head, _units(head, gaps.astype(np.int64)), counts.astype(np.int64))
+    planes = np.frombuffer(unpacked(found[begin : begin + size], 2 * _NUMBER * keys), np.uint8).reshape(
+        2, _NUMBER, keys
+    )
+    gaps, counts = (np.ascontiguousarray(one.T).view("<u4").reshape(-1).astype(np.int64) for one in planes)
+    return Named(head, _units(head, gaps), counts)
 
 
 def _units(head: Head, gaps: Numbers) -> Numbers:
