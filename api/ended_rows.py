@@ -84,21 +84,31 @@ class EndedRows:
         paths = pa.array(lake.paths(files), pa.string())
         return state.rows.filter(pc.is_in(state.rows["filename"], value_set=paths))
 
+    def to_read(self, session: Session, lake: Lake, snapshot: Snapshot, files: Sequence[LiveFile]) -> list[LiveFile]:
+        """The files that `find` would read now, each as often. Blocks while what ended is read for the first time."""
+        state, ends = self._state, lake.current.ends(session, snapshot, POST, None)
+        changes = None if state is None else _changes(session, state.ends, ends)
+        reads: list[LiveFile] = []
+        fresh = list(files)
+        if state is not None and changes is not None:
+            known = [file for file in snapshot.files(POST) if file.path in state.paths]
+            fresh = [file for file in files if file.path not in state.paths]
+            for cause, changed in changes.items():
+                if _about(session, getattr(ends, cause), changed).num_rows:
+                    reads += self._holding(lake, snapshot, known, cause, changed)
+        causes = [cause for cause in _CAUSES if getattr(ends, cause).num_rows]
+        return reads + fresh * len(causes)
+
     def _carried(self, session: Session, lake: Lake, snapshot: Snapshot, ends: Ends) -> _State:
         """The last state as it is in this snapshot; empty where there is none or too much has changed."""
-        empty = _State(frozenset(), ends, _SHAPE.empty_table())
         old = self._state
-        if old is None:
-            return empty
+        changes = None if old is None else _changes(session, old.ends, ends)
+        if old is None or changes is None:
+            return _State(frozenset(), ends, _SHAPE.empty_table())
         files = [file for file in snapshot.files(POST) if file.path in old.paths]
         known = pa.array(lake.paths(files), pa.string())
         rows = old.rows.filter(pc.is_in(old.rows["filename"], value_set=known))
-        for cause in _CAUSES:
-            changed = _changed(session, getattr(old.ends, cause), getattr(ends, cause), _SUBJECTS[cause])
-            if changed.num_rows > _MOST_CHANGED:
-                return empty
-            if not changed.num_rows:
-                continue
+        for cause, changed in changes.items():
             rows = _without(session, rows, cause, changed)
             again = _about(session, getattr(ends, cause), changed)
             if again.num_rows:
@@ -134,6 +144,18 @@ class EndedRows:
         columns = (*_COLUMNS, "filename")
         found = only.ended_rows(session, lake.paths(files), columns, self._condition, {})
         return found.append_column("cause", pa.repeat(pa.scalar(cause), found.num_rows)).cast(_SHAPE)
+
+
+def _changes(session: Session, old: Ends, new: Ends) -> dict[str, pa.Table] | None:
+    """What changed, by the kind of ending; None when that is too much to look for by itself."""
+    found = {}
+    for cause in _CAUSES:
+        changed = _changed(session, getattr(old, cause), getattr(new, cause), _SUBJECTS[cause])
+        if changed.num_rows > _MOST_CHANGED:
+            return None
+        if changed.num_rows:
+            found[cause] = changed
+    return found
 
 
 def _changed(session: Session, old: pa.Table, new: pa.Table, subjects: Sequence[str]) -> pa.Table:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from api.current import ENDING_KEYS, IS_RECORD
@@ -14,10 +16,11 @@ from api.filters import Clock, PostFilters
 from api.identifiers import POST
 from api.key_skip import holding, naming
 from api.matches import matches
-from api.relation import READ_FILES, Lake, Source
+from api.relation import READ_FILES, Lake, Source, columns_in
 from api.snapshots import Scan, as_of_predicate, scan
 from api.sql import Bound
 from lake.manifest import HOUR_US
+from lake.named_keys import NAMING, may_name
 
 ENGAGEMENT: Final = {
     "likes": ("app.bsky.feed.like", "subject"),
@@ -73,7 +76,7 @@ def count_engagement(
     session: Session, lake: Lake, plan: Scan, filters: PostFilters, keys: pa.Table, kind: str, least: int = 1
 ) -> pa.Table:
     """How many current records of a kind point at each of the posts `keys`; posts with fewer than `least` are left out."""
-    return count_subjects(session, lake, plan, _start(filters), keys, kind, least)
+    return count_subjects(session, lake, plan, named_from(filters), keys, kind, least)
 
 
 def count_subjects(
@@ -84,6 +87,9 @@ def count_subjects(
     records = scan(plan.snapshot, table, start_us, None, plan.as_of)
     if keys.num_rows <= _FEW_KEYS:
         records = holding(lake, records, naming(stem, keys["rkey_tid"].to_pylist()))
+    if not keys["rkey_tid"].null_count and table in NAMING and NAMING[table] == f"{stem}_rkey_tid":
+        kept = may_name(lake.root, records.files, np.asarray(keys["rkey_tid"], np.int64))
+        records = replace(records, files=tuple(kept))
     if not records.files or not keys.num_rows:
         return COUNTED.empty_table()
     joins = lake.current.ends(session, plan.snapshot, table, start_us).attach(session, f"ended_{kind}")
@@ -91,7 +97,9 @@ def count_subjects(
     bound = Bound()
     visible = "TRUE" if plan.as_of is None else as_of_predicate(plan.as_of, table, bound)
     key = f"{stem}_rkey_tid"
-    columns = ", ".join(f"r.{name}" for name in (*ENDING_KEYS, key, *(f"{stem}_{part}" for part in _REST_OF_URI)))
+    # The account of a like is half the work of reading it, and what ended may not ask for it.
+    ending = [name for name in columns_in(table, joins) if name in ENDING_KEYS]
+    columns = ", ".join(f"r.{name}" for name in (*ending, key, *(f"{stem}_{part}" for part in _REST_OF_URI)))
     rows = f"SELECT {columns} FROM {READ_FILES} AS r"
     # One number tells most rows apart; what ended is searched for those only that it leaves.
     named = [f"{rows} SEMI JOIN posts_{kind} AS c ON c.rkey_tid = r.{key} WHERE {IS_RECORD} AND {visible}"]
@@ -121,7 +129,7 @@ def likely(
     From all records that name a key, whether they stand or not, and whoever's post it is: one pass over one column. Those with at
     least `least`, or `count` of them with the highest bounds. Posts whose key is no TID are not among them.
     """
-    start = _start(filters)
+    start = named_from(filters)
     named, values = [], {}
     for kind in kinds:
         table, stem = ENGAGEMENT[kind]
@@ -146,7 +154,7 @@ def is_likely(name: str) -> str:
     return f"(r.rkey_tid IS NULL OR r.rkey_tid IN (SELECT tid FROM {name}))"
 
 
-def _start(filters: PostFilters) -> int | None:
+def named_from(filters: PostFilters) -> int | None:
     """From when on records can point at the posts that filters select: a record cannot come before the post it names, but
     another host may deliver it an hour earlier."""
     return None if filters.start is None or filters.clock is Clock.CREATED else filters.start - HOUR_US

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
+import pyarrow as pa
+
+from api.bounds import bounds_of
 from api.current import IS_RECORD
-from api.engagement import candidates, count_engagement, is_likely, likely, same_record
+from api.engagement import candidates, count_engagement, is_likely, likely, named_from, same_record
 from api.engine import Session
 from api.filters import PostFilters
 from api.identifiers import POST
@@ -49,6 +52,8 @@ _UNSELECTIVE: Final = frozenset(
 )
 """Filters that may leave most posts of a range."""
 _TEXT: Final = frozenset({"text", "exact", "case_sensitive"})
+_FEW_ROWS: Final = 20_000
+"""So few are counted without asking first which of them can have something."""
 _MINIMUMS: Final = frozenset(name for name in PostFilters.model_fields if name.startswith("min_"))
 
 
@@ -69,7 +74,7 @@ def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, r
         return source
     source = source.attached(session)
     predicates = list(source.predicates)
-    keys = candidates(session, lake, plan, _likely(session, lake, plan, selection, source))
+    keys = _that_may_have(session, lake, plan, selection, source)
     for kind, least in filters.engagement.items():
         session.register(f"engaged_{kind}", count_engagement(session, lake, plan, filters, keys, kind, least))
         predicates.append(f"EXISTS (FROM engaged_{kind} AS e WHERE {same_record('e', 'r')})")
@@ -84,15 +89,25 @@ def selects_many(plan: Scan, selection: Selection) -> bool:
     return not selection.labels and not asked
 
 
-def _likely(session: Session, lake: Lake, plan: Scan, selection: Selection, source: Source) -> Source:
-    """The posts of a source that can have the engagement asked for: counting for nearly every post takes longer than to look
-    beforehand which ones are named so often at all."""
-    if not selects_many(plan, selection):
-        return source
-    for kind, least in selection.filters.engagement.items():
-        session.register(f"likely_{kind}", likely(session, lake, plan, selection.filters, [kind], least=least))
-        source = source.also(is_likely(f"likely_{kind}"))
-    return source
+def selects_by_text(plan: Scan, selection: Selection) -> bool:
+    """Whether posts are selected by nothing else than a text and by what leaves most of a range, and are not few."""
+    asked = _asked(selection.filters) - _UNSELECTIVE - _MINIMUMS - _TEXT
+    return not selection.labels and not asked and sum(map(plan.rows_to_read, plan.files)) > _FEW_ROWS
+
+
+def _that_may_have(session: Session, lake: Lake, plan: Scan, selection: Selection, source: Source) -> pa.Table:
+    """The keys of the posts of a source that can have the engagement asked for: counting for nearly every post takes longer than
+    to look beforehand which ones are named so often at all."""
+    filters = selection.filters
+    if selects_by_text(plan, selection):
+        bounds = bounds_of(session, lake, plan, named_from(filters), list(filters.engagement))
+        if bounds is not None:
+            return candidates(session, lake, bounds.at_least(filters.engagement), source)
+    if selects_many(plan, selection):
+        for kind, least in filters.engagement.items():
+            session.register(f"likely_{kind}", likely(session, lake, plan, filters, [kind], least=least))
+            source = source.also(is_likely(f"likely_{kind}"))
+    return candidates(session, lake, plan, source)
 
 
 def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection, reader: Reader) -> Source:

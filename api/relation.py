@@ -16,6 +16,7 @@ from lake.account_index import AccountIndex
 from lake.bloom import FilterIndex
 from lake.convert import lake_schema
 from lake.manifest import LiveFile
+from lake.text_index import Rows
 
 READ_FILES: Final = "read_parquet($files, hive_partitioning = false)"
 """How every statement reads files: an explicit list as bound value, never a pattern or a text from a client."""
@@ -28,6 +29,18 @@ def columns_in(table: str, sql: str) -> list[str]:
     """The columns of a table's files, and of ROW, that a text of SQL names, and perhaps some more."""
     words = set(re.findall(r"\w+", sql))
     return [name for name in (*lake_schema(table).names, *ROW) if name in words]
+
+
+def _in_stretches(stretches: Rows) -> str:
+    """That a row is in one of some stretches; single rows are listed, which the reader looks up instead of comparing each."""
+    rows = sum(end - first for first, end in stretches)
+    if rows <= _SINGLE * len(stretches):
+        return f"file_row_number IN ({', '.join(str(row) for first, end in stretches for row in range(first, end))})"
+    return " OR ".join(f"file_row_number BETWEEN {first} AND {end - 1}" for first, end in stretches)
+
+
+_SINGLE: Final = 4
+"""Stretches that are as short on average."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +75,8 @@ class Lake:
         branches = [f"{columns} {READ_FILES}"] if whole else []
         for number, (file, path) in enumerate(zip(partly, self.paths(partly), strict=True)):
             values[f"file{number}"] = path
-            stretches = " OR ".join(
-                f"file_row_number BETWEEN {first} AND {end - 1}" for first, end in scan.stretches[file.path]
-            )
-            branches.append(f"{columns} read_parquet($file{number}, hive_partitioning = false) WHERE {stretches}")
+            wanted = _in_stretches(scan.stretches[file.path])
+            branches.append(f"{columns} read_parquet($file{number}, hive_partitioning = false) WHERE {wanted}")
         return f"({' UNION ALL '.join(branches)})", values
 
 

@@ -92,6 +92,12 @@ class Rollups:
             known = {sha256 for (sha256,) in self._database.execute("SELECT sha256 FROM hours")}
         return [file for file in files if file.sha256 not in known]
 
+    def to_read(self, session: Session, lake: Lake, plan: Scan, filters: PostFilters) -> list[LiveFile]:
+        """The files that `counts` would read now, each as often: those not counted before, and those in which it looks for what
+        pending deletions, edits and account states end. Blocks while what ended is read for the first time."""
+        ended = self._ended.to_read(session, lake, plan.snapshot, _whole_hours(plan, filters))
+        return self.missing(plan, filters) + ended
+
     def counts(self, session: Session, lake: Lake, plan: Scan, filters: PostFilters, language: str) -> RolledCounts:
         """Counts of the hours that lie wholly in the range and have one rolled file; counts what is missing first, which
         blocks for the reads. `language` is what `language_of` gave."""

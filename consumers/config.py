@@ -134,6 +134,11 @@ class MaintenanceConfig(_Settings):
         True,
         description="Whether rolled files get side files that tell which accounts they have rows of, and how many.",
     )
+    index_engagement: bool = Field(
+        True,
+        description="Whether rolled files get side files that tell how often posts are liked, reposted and answered at most, so "
+        "that the most liked ones of a month are found without reading every like.",
+    )
     run_seconds: float = Field(
         120.0, gt=0.0, description="No step of a run begins after this long; the next run goes on."
     )

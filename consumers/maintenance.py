@@ -20,7 +20,7 @@ from consumers import rollups
 from consumers.config import MaintenanceConfig
 from consumers.deadline import Deadline
 from consumers.memory import give_back
-from lake import account_index, ended_keys, text_index
+from lake import account_index, ended_keys, engagement_bounds, named_keys, text_index
 from lake.erase import Unfinished, erase
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, FileDamaged, LockHeld, ManifestUnavailable
 from lake.gap_file import save_gaps
@@ -64,6 +64,8 @@ class MaintenanceCounts:
     rollups_made: int = 0
     texts_indexed: int = 0
     accounts_indexed: int = 0
+    engagement_indexed: int = 0
+    bounds_made: int = 0
 
 
 class EventClock:
@@ -139,6 +141,7 @@ class MaintenanceService:
                 if self._is_due("rollups", self._config.rollup_seconds):
                     self._roll_up(go_on)
                     self._index(go_on)
+                    self._bound(go_on)
                     self._note_ends(go_on)
                 if self._is_due("clean", self._config.clean_seconds):
                     self._clean(go_on)
@@ -261,6 +264,7 @@ class MaintenanceService:
         for index, wanted, made in (
             (text_index, self._config.index_texts, "texts_indexed"),
             (account_index, self._config.index_accounts, "accounts_indexed"),
+            (named_keys, self._config.index_engagement, "engagement_indexed"),
         ):
             try:
                 snapshot = self._manifest.snapshot()
@@ -279,6 +283,20 @@ class MaintenanceService:
             except Exception as error:
                 self.counts.failures += 1
                 log.exception("files are not indexed; answers read more of them", extra={"cause": str(error)})
+
+    def _bound(self, go_on: Callable[[], bool]) -> None:
+        """How much engagement posts have at most, from the side files that say what is named. Answers can do without."""
+        try:
+            snapshot = self._manifest.snapshot()
+            engagement_bounds.sweep(self._store.root, snapshot)
+            if self._config.index_engagement:
+                made, complete = engagement_bounds.update(self._store, snapshot, go_on)
+                self.counts.bounds_made += made
+                if not complete:
+                    self._due["rollups"] = 0.0
+        except Exception as error:
+            self.counts.failures += 1
+            log.exception("engagement is not bounded; answers read more of it", extra={"cause": str(error)})
 
     def _note_ends(self, go_on: Callable[[], bool]) -> None:
         """Side files by which the writer finds the end of what arrives weeks late; it reads the files that have none."""

@@ -32,6 +32,7 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
+DAY_US: Final = 86_400_000_000
 FINAL: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED})
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from api.exports.model import FINAL, Job, State
 
@@ -64,6 +64,15 @@ class ExportStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(folder / _STATE)
+
+    def change(self, job_id: str, **values: Any) -> Job | None:
+        """Store a job with other values; None when there is none of this id any more."""
+        job = self.find(job_id)
+        if job is None:
+            return None
+        changed = job.model_copy(update=values)
+        self.save(changed)
+        return changed
 
     def remove(self, job_id: str) -> None:
         """Forget a job and its files."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -103,11 +102,12 @@ async def explain(
     reads = _reads(query, planned)
     size = sum(read["bytes"] for read in reads)
 
-    def work(session: Session, selection: Selection) -> tuple[Total, int | None]:
+    def work(session: Session, selection: Selection) -> tuple[Total, int | None, float]:
         total = run_total(session, here.lake, planned.scan, selection, TotalMode.ESTIMATE, _ESTIMATE_SECONDS)
-        return total, _file_size(session, here, planned, selection, query, total)
+        size = _file_size(session, here, planned, selection, query, total)
+        return total, size, _expected(session, here, query, planned, reads)
 
-    total, file_size = await run_posts(request, here, planned, work)
+    total, file_size, expected = await run_posts(request, here, planned, work)
     heavy = size > here.settings.heavy_bytes
     limits = {Target.EXPORT: here.settings.export_seconds}
     body: dict[str, Any] = {
@@ -118,7 +118,7 @@ async def explain(
         "bytes": size,
         "skipped_files": len(planned.whole.files) - len(planned.scan.files),
         "lane": "export" if query.target is Target.EXPORT else "heavy" if heavy else "light",
-        "expected_seconds": round(await asyncio.to_thread(_expected, here, query, planned, reads), 3),
+        "expected_seconds": round(expected, 3),
         "time_limit_seconds": limits.get(query.target, here.settings.query_seconds),
         "matches": total.count,
         "matches_relation": total.relation,
@@ -129,15 +129,18 @@ async def explain(
     return json_answer(body)
 
 
-def _expected(here: Services, query: ExplainQuery, planned: Planned, reads: list[dict[str, Any]]) -> float:
-    """Seconds for reading everything; for counts that roll-ups can give, of the files that were not counted before."""
+def _expected(
+    session: Session, here: Services, query: ExplainQuery, planned: Planned, reads: list[dict[str, Any]]
+) -> float:
+    """Seconds for reading everything; for counts that roll-ups can give, of the files that were not counted before, and of those in
+    which is looked for what ended since."""
     posts, *others = reads
     rows, files = posts["rows"], posts["files"]
     start, end = range_of(query, planned)
     counted = query.model_copy(update={"resync": False}) if query.resync is None else query
     if query.target is Target.COUNTS and query.as_of is None and end - start >= LEAST_US and language_of(counted):
-        missing = here.rollups.missing(planned.whole, query)
-        rows, files = sum(file.rows for file in missing), len(missing)
+        read = here.rollups.to_read(session, here.lake, planned.whole, query)
+        rows, files = sum(file.rows for file in read), len(read)
     expected = here.throughput.seconds(reading_of(query), rows, files)
     return expected + sum(here.throughput.seconds(Reading.COLUMNS, one["rows"], one["files"]) for one in others)
 

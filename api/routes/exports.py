@@ -16,7 +16,8 @@ from api.aggregates import LABEL
 from api.answers import QUERY_PROBLEMS, json_answer, problem_answers
 from api.errors import ApiError, FieldError, Problem
 from api.exports.model import Compression, ExportInfo, ExportList, ExportRequest, Job, State
-from api.exports.service import Exports, provenance
+from api.exports.provenance import provenance
+from api.exports.service import Exports
 from api.extras import EXTRA_FIELDS
 from api.identifiers import POST
 from api.labels.service import labels_of

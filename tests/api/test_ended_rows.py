@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import ended_rows
+from api import ended_rows, throughput
 from api.current import Ends
 from api.identifiers import tid_text
 from tests.api.conftest import MakeClient
@@ -96,11 +96,22 @@ def test_only_what_changed_is_looked_for(
         return real(self, session, paths, columns, *rest)
 
     monkeypatch.setattr(Ends, "ended_rows", noting)
+
+    def expected() -> float:
+        return float(get(client, "/v1/explain", target="counts")["expected_seconds"])
+
+    monkeypatch.setattr(throughput, "_FILE_SECONDS", 1.0)
+    # The first count reads each file for its rows and for what ended.
+    first = expected()
+    assert first > 2 * 50
     assert get(client, "/v1/counts", interval="day")["total"] == 59
     assert sum(read) > 50
+    assert expected() == 0
     read.clear()
     builder.delete(posts[30]["uri"])
     builder.commit()
+    assert 0.9 < expected() < 3.1
+    assert not read
     assert get(client, "/v1/counts", interval="day")["total"] == 58
     assert 1 <= sum(read) <= 3, "the files of the hour of its key and its neighbours"
     read.clear()
@@ -109,6 +120,7 @@ def test_only_what_changed_is_looked_for(
     monkeypatch.setattr(ended_rows, "_MOST_CHANGED", 0)
     builder.delete(posts[31]["uri"])
     builder.commit()
+    assert first / 3 < expected() < first / 1.5, "what ended is looked for everywhere, but nothing is counted anew"
     assert get(client, "/v1/counts", interval="day")["total"] == 57
     assert sum(read) > 50
 

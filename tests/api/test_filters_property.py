@@ -14,17 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api import search
+from api import bounds as bounds_module
+from api import posts_query, search
 from api.aggregates import CountPlan, Group, GroupPlan, Interval, run_counts, run_groups
+from api.bounds import bounds_of
 from api.columns import publish, to_json
-from api.current import CurrentState
+from api.current import IS_RECORD, CurrentState
 from api.engine import Engine
 from api.filters import PostFilters
+from api.identifiers import tid_text
 from api.posts_query import Selection, narrow
-from api.relation import Lake
+from api.relation import READ_FILES, Lake
 from api.search import SearchPlan, Sort, run_search
 from api.snapshots import scan
-from lake import account_index, text_index
+from lake import account_index, engagement_bounds, named_keys, text_index
 from lake.account_index import AccountIndex
 from lake.bloom import FilterIndex
 from lake.manifest import hour_of
@@ -271,12 +274,36 @@ def filter_strategy(uris: list[str]) -> st.SearchStrategy[dict[str, Any]]:
     return chosen.flatmap(lambda names: st.fixed_dictionaries({name: options[name] for name in names}))
 
 
+def index_some_engagement(builder: LakeBuilder, seed: int) -> None:
+    """Bounds that cover an early state only, beside later rolled and small files, some of them without side file."""
+    rng = random.Random(seed)
+    for file in named_keys.missing(builder.root, builder.manifest.snapshot()):
+        if rng.random() < 0.7:
+            named_keys.build(builder.store, file)
+    engagement_bounds.update(builder.store, builder.manifest.snapshot(), lambda: True)
+    posts = [row for row in builder.events if row["collection"] == POST and row["operation"] == "create"]
+    for number in range(150):
+        builder.tick(rng.choice([0.5, 30]))
+        subject = rng.choice(posts[::7])
+        builder.record(LIKE, did(rng.randrange(6)), subject_uri=subject["uri"], subject_cid=subject["cid"])
+        if number % 50 == 20:
+            reply = {"reply_parent_uri": subject["uri"], "reply_root_uri": subject["uri"]}
+            posts.append(builder.post(did(1), random_text(rng), **reply))
+        if number == 100:
+            builder.commit()
+            builder.maintain(erasing=False)
+            for file in named_keys.missing(builder.root, builder.manifest.snapshot()):
+                if rng.random() < 0.7:
+                    named_keys.build(builder.store, file)
+    builder.commit()
+
+
 class World:
     """One random lake, its truth and everything that answers over it."""
 
     def __init__(self, root: Path, seed: int | None, upkeep: str = "none") -> None:
-        """`seed` None: a single post without any member. `upkeep`: what maintenance did: none, roll, roll and erase, or
-        roll and index texts and accounts."""
+        """`seed` None: a single post without any member. `upkeep`: what maintenance did: none; roll; roll and erase; roll and make
+        every index; or roll and make that of engagement, of which much is out of date, missing and damaged then."""
         self.builder = LakeBuilder(root)
         if seed is None:
             self.builder.post(did(1), None)
@@ -286,9 +313,12 @@ class World:
         if upkeep != "none":
             self.builder.maintain(erasing=upkeep == "erase")
         if upkeep == "index":
-            for index in (text_index, account_index):
+            for index in (text_index, account_index, named_keys):
                 for file in index.missing(self.builder.root, self.builder.manifest.snapshot()):
                     index.build(self.builder.store, file)
+            engagement_bounds.update(self.builder.store, self.builder.manifest.snapshot(), lambda: True)
+        if upkeep == "partly":
+            index_some_engagement(self.builder, seed or 0)
         self.posts = current(self.builder.events, POST)
         self.likes = Counter(row["subject_uri"] for row in current(self.builder.events, LIKE))
         self.engine = Engine([self.builder.root], threads=1, memory_mb=512, spill_mb=256, spill_dir=root / "spill")
@@ -316,16 +346,23 @@ class World:
         self.builder.close()
 
 
-UPKEEP = {"fresh": (1, "none"), "rolled": (2, "roll"), "erased": (3, "erase"), "indexed": (4, "index")}
+UPKEEP = {
+    "fresh": (1, "none"),
+    "rolled": (2, "roll"),
+    "erased": (3, "erase"),
+    "indexed": (4, "index"),
+    "partly indexed": (5, "partly"),
+}
 
 
 @pytest.fixture(scope="module", params=UPKEEP)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
-        # The files of a test are too small for the share of their size that a side file may have.
+        # The files of a test are too small for the share of their size that a side file may have, and for being worth an index.
         patch.setattr(text_index, "_LARGEST_SHARE", 100.0)
+        patch.setattr(posts_query, "_FEW_ROWS", 0)
         made = World(tmp_path_factory.mktemp("world"), *UPKEEP[request.param])
-    yield made
+        yield made
     made.close()
 
 
@@ -381,14 +418,35 @@ def test_the_text_index_rules_rows_out_where_there_is_one(world: World) -> None:
     assert (ruled_out > 0) is indexed
 
 
+def test_bounds_are_never_below_the_counts_and_tell_posts_apart(world: World) -> None:
+    plan = scan(world.snapshot, POST, None, None)
+    replies = Counter(row["reply_parent_uri"] for row in world.posts)
+    with world.engine.session() as session:
+        bounds = bounds_of(session, world.lake, plan, None, search.SCORED)
+        assert bounds is not None
+        rows = session.table(
+            f"SELECT did, rkey_tid, rkey_text, filename, file_row_number FROM {READ_FILES} WHERE {IS_RECORD}",
+            {"files": world.lake.paths(plan.files)},
+        )
+    uris = [
+        f"at://{row['did']}/{POST}/{row['rkey_text'] or tid_text(row['rkey_tid'])}"
+        for row in rows.select(["did", "rkey_tid", "rkey_text"]).to_pylist()
+    ]
+    found = dict(zip(uris, bounds.of_rows(rows).tolist(), strict=True))
+    counts = {row["uri"]: world.likes[row["uri"]] + replies[row["uri"]] for row in world.posts}
+    assert all(found[uri] >= count for uri, count in counts.items())
+    assert sum(found[uri] < max(counts.values()) for uri in counts) > len(counts) / 2
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chosen=st.sampled_from([{}, {"lang": ["en"]}, {"reply": False}, {"words": "cat"}, {"author": [did(1)]}]),
     looked_at=st.sampled_from([(), (8,), (10, 40), (70,)]),
+    most=st.sampled_from([(0, 0), (20, 1000), (1000, 1000)]),
     limit=st.sampled_from([6, 7, 25, 60]),
 )
 def test_the_order_by_engagement_is_that_of_all_counts(
-    world: World, chosen: dict[str, Any], looked_at: tuple[int, ...], limit: int
+    world: World, chosen: dict[str, Any], looked_at: tuple[int, ...], most: tuple[int, int], limit: int
 ) -> None:
     parameters = {name: value for name, value in chosen.items() if name != "words"}
     filters = PostFilters(**parameters, **({"text": chosen["words"]} if "words" in chosen else {}))
@@ -400,6 +458,11 @@ def test_the_order_by_engagement_is_that_of_all_counts(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "_LIKELY", looked_at)
+        patch.setattr(search, "_MOST_LOOKED_AT", most[0])
+        patch.setattr(search, "_MOST_MATCHES", most[1])
+        assert world.search(filters, Sort.ENGAGED, limit) == [row["uri"] for row in expected]
+        # As where the index has too little to be asked.
+        patch.setattr(bounds_module, "_MOST_UNBOUNDED", -1)
         assert world.search(filters, Sort.ENGAGED, limit) == [row["uri"] for row in expected]
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-import api.exports.service
+import api.exports.work
 from tests.api.conftest import MakeClient
 from tests.api.lake_builder import POST, LakeBuilder, did
 
@@ -335,14 +335,14 @@ def test_an_export_that_runs_meanwhile_forgets_too(
     builder: LakeBuilder, make_client: MakeClient, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deletion is committed when the rows were read and the file is not finished."""
-    produce = api.exports.service.produce
+    produce = api.exports.work.produce
 
     def produce_then_forget(*arguments: Any) -> Any:
         found = produce(*arguments)
         forget(builder, world)
         return found
 
-    monkeypatch.setattr(api.exports.service, "produce", produce_then_forget)
+    monkeypatch.setattr(api.exports.work, "produce", produce_then_forget)
     client = make_client()
     export = start_export(client, format="csv")
     finish_export(client, export)
