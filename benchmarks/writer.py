@@ -176,7 +176,7 @@ def write(options: Mapping[str, Any]) -> None:
     from lake.manifest import open_manifest
     from lake.steps import CommitStep
     from lake.store import LakeStore
-    from pipeline.kafka import KafkaSettings, make_consumer, make_producer
+    from pipeline.kafka import KafkaSettings, consumer_properties, make_consumer, make_producer
 
     kafka = KafkaSettings(bootstrap=options["bootstrap"])
     manifest = open_manifest(str(Path(options["lake"]) / "manifest.sqlite"), create=True)
@@ -201,6 +201,7 @@ def write(options: Mapping[str, Any]) -> None:
         partial(make_consumer, kafka),
         partial(make_producer, kafka),
         report,
+        properties_factory=partial(consumer_properties, kafka),
         hook=hook,
         **({} if options["topics"] is None else {"topics": tuple(options["topics"])}),
     )

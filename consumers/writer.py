@@ -22,11 +22,12 @@ from consumers.config import WriterConfig
 from consumers.counts import WriterCounts
 from consumers.dead_letters import DeadLetters
 from consumers.deadline import Deadline
-from consumers.decode import BadMessage, SchemaLookup, TopicRecords
+from consumers.decode import BadMessage, SchemaLookup
 from consumers.errors import BrokerLostData, DeadlineExceeded, NoRoom, Rejoin, TooManyDeadLetters, TryAgain
 from consumers.gaps import retention_gap
 from consumers.policy import CommitPolicy, DeadLetterCeiling
 from consumers.prepare import Prepared, prepare, read_batch
+from consumers.records import TopicRecords
 from lake.commit import commit_batch
 from lake.dedupe import DedupeWindow
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, ManifestUnavailable
