@@ -43,6 +43,8 @@ SchemaLookup = Callable[[SchemaRef], AvroSchema | None]
 SENTINEL_DID: Final = "did:sentinel:end-of-block"
 LEAF_MESSAGES: Final = 32
 """Halving stops here: below this, decoding one by one costs less than further containers."""
+PIECE_MESSAGES: Final = 16_384
+"""Decoded at once: their memory is used again for the next ones while the processor still has it at hand."""
 MAX_TIME_US: Final = 253_402_300_800_000_000
 """Start of the year 10000: later times have no hour folder and no timestamp in SQL."""
 
@@ -123,19 +125,22 @@ def _decode_uniform(records: TopicRecords, schema_name: str, lookup: SchemaLooku
         return False
     header = first[: len(first) - len(body)]
     codec = body_codec(schema)
-    alike = list(read_alike(records.values, records.keys, header, codec.fields))
+    alike: list[tuple[NDArray[np.int64], pl.DataFrame | pa.Table]] = []
+    alike += read_alike(records.values, records.keys, header, codec.fields)
     rest = _others(len(records), alike)
-    if len(rest):
-        frame = codec.many(records.values.at(rest), records.keys.at(rest), header)
+    frames = alike.copy()
+    for start in range(0, len(rest), PIECE_MESSAGES):
+        piece = rest[start : start + PIECE_MESSAGES]
+        frame = codec.many(records.values.at(piece), records.keys.at(piece), header)
         if frame is None:
             return False
-        _keep(records, frame, rest, decoded)
-    for places, rows in alike:
+        frames.append((piece, frame))
+    for places, rows in frames:
         _keep(records, rows, places, decoded)
     return True
 
 
-def _others(count: int, alike: Sequence[tuple[NDArray[np.int64], pa.Table]]) -> NDArray[np.int64]:
+def _others(count: int, alike: Sequence[tuple[NDArray[np.int64], object]]) -> NDArray[np.int64]:
     """The places below `count` that are in none of `alike`."""
     left = np.ones(count, np.bool_)
     for places, _ in alike:

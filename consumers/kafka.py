@@ -18,7 +18,7 @@ from consumers.config import WriterConfig
 from consumers.errors import BrokerUnusable, Rejoin, TryAgain
 from consumers.native_client import NativeClient
 from consumers.readers import ColumnReader, ObjectReader, Reader, columns, to_kafka
-from consumers.records import TopicRecords
+from consumers.records import Arena, TopicRecords
 from lake.manifest import TopicPartition
 
 log = logging.getLogger("explorer.consumers")
@@ -110,15 +110,15 @@ class GroupConsumer:
         return self._paused
 
     def poll(
-        self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None = None
+        self, max_messages: int, timeout: float, arena: Arena, carriers: list[dict[str, str]] | None = None
     ) -> list[TopicRecords]:
         """Wait up to `timeout` seconds for up to `max_messages` messages, grouped by topic.
 
-        Blocks longer only while an assignment or revocation is answered. `carriers`, when given, receives the trace
-        headers found. Raises Rejoin, BrokerUnusable, and whatever the owner's callbacks raised.
+        Blocks longer only while an assignment or revocation is answered. Their bytes may be put into `arena`; `carriers`,
+        when given, receives the trace headers found. Raises Rejoin, BrokerUnusable, and whatever the owner's callbacks raised.
         """
         records: list[TopicRecords]
-        records, errors = self._call(lambda: self._reader.take(max_messages, timeout, carriers))
+        records, errors = self._call(lambda: self._reader.take(max_messages, timeout, arena, carriers))
         for error, partition in errors:
             self._on_error(error, partition)
         return records

@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from numpy.typing import NDArray
 
 from consumers.librdkafka import MESSAGE, Library
-from consumers.records import NULL, Slices, TopicRecords
+from consumers.records import NULL, Arena, Slices, TopicRecords
 from lake.manifest import TopicPartition
 
 PropertiesFactory = Callable[..., Mapping[str, str]]
@@ -75,11 +75,11 @@ class NativeClient:
         return high.value
 
     def take(
-        self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None = None
+        self, max_messages: int, timeout: float, arena: Arena, carriers: list[dict[str, str]] | None = None
     ) -> tuple[list[TopicRecords], list[tuple[KafkaError, TopicPartition]]]:
         """Wait up to `timeout` seconds for up to `max_messages` messages: their columns by topic, and errors.
 
-        `carriers`, when given, receives the headers of the messages that have any.
+        Keys and values are copied into `arena`. `carriers`, when given, receives the headers of the messages that have any.
         """
         self._open()
         if len(self._handles) < max_messages:
@@ -91,7 +91,7 @@ class NativeClient:
             return [], []
         handles = self._handles[:count]
         try:
-            return self._read(handles, carriers)
+            return self._read(handles, arena, carriers)
         finally:
             _each(self._library.message_destroy, handles.tolist())
 
@@ -125,7 +125,7 @@ class NativeClient:
             raise KafkaException(error)
 
     def _read(
-        self, handles: NDArray[np.uint64], carriers: list[dict[str, str]] | None
+        self, handles: NDArray[np.uint64], arena: Arena, carriers: list[dict[str, str]] | None
     ) -> tuple[list[TopicRecords], list[tuple[KafkaError, TopicPartition]]]:
         library = self._library
         messages = _structures(handles)
@@ -146,7 +146,7 @@ class NativeClient:
             of_topic = messages["topic"] == address
             mine = handles[of_topic].tolist()
             stamps = np.fromiter(map(library.message_timestamp, mine, repeat(None)), np.int64, len(mine))
-            records.append(_columns(library.topic_name(address).decode(), messages[of_topic], stamps))
+            records.append(_columns(library.topic_name(address).decode(), messages[of_topic], stamps, arena))
         return records, errors
 
     def _headers(self, handle: int) -> dict[str, str]:
@@ -193,7 +193,7 @@ def _structures(handles: NDArray[np.uint64]) -> NDArray[Any]:
     return anywhere[places].view(MESSAGE)
 
 
-def _columns(topic: str, messages: NDArray[Any], stamps: NDArray[np.int64]) -> TopicRecords:
+def _columns(topic: str, messages: NDArray[Any], stamps: NDArray[np.int64], arena: Arena) -> TopicRecords:
     """Copies of keys and values, with few copies: those of a batch lie side by side where the broker's answer was unpacked."""
     count = len(messages)
     address = np.empty(2 * count, np.int64)
@@ -210,8 +210,8 @@ def _columns(topic: str, messages: NDArray[Any], stamps: NDArray[np.int64]) -> T
         cuts = np.flatnonzero((between < 0) | (between >= _PAGE)) + 1
         heads, tails = np.concatenate(([0], cuts)), np.concatenate((cuts, [len(solid)])) - 1
         lengths = end[tails] - first[heads]
-        starts = np.cumsum(lengths) - lengths
-        data = np.empty(int(lengths.sum()), np.uint8)
+        data, base = arena.room(int(lengths.sum()))
+        starts = base + np.cumsum(lengths) - lengths
         target = data.ctypes.data
         for start, source, length in zip(starts.tolist(), first[heads].tolist(), lengths.tolist(), strict=True):
             ctypes.memmove(target + start, source, length)

@@ -16,7 +16,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException
 
 from consumers.native_client import NativeClient
-from consumers.records import TopicRecords
+from consumers.records import Arena, TopicRecords
 from lake.manifest import TopicPartition
 
 Taken = tuple[list[TopicRecords], list[tuple[KafkaError, TopicPartition]]]
@@ -49,10 +49,10 @@ class Reader(Protocol):
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         """Undo `pause`."""
 
-    def take(self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None) -> Taken:
+    def take(self, max_messages: int, timeout: float, arena: Arena, carriers: list[dict[str, str]] | None) -> Taken:
         """Wait up to `timeout` seconds for messages, while the member's callbacks are served; may block longer in them.
 
-        `carriers`, when given, receives the headers of the messages that have any.
+        Keys and values may be put into `arena`. `carriers`, when given, receives the headers of the messages that have any.
         """
 
     def end(self, partition: TopicPartition) -> int:
@@ -87,7 +87,7 @@ class ObjectReader:
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         self._member.resume(to_kafka(partitions))
 
-    def take(self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None) -> Taken:
+    def take(self, max_messages: int, timeout: float, arena: Arena, carriers: list[dict[str, str]] | None) -> Taken:
         messages: list[confluent_kafka.Message] = self._member.consume(max_messages, timeout)
         errors = errors_of(messages)
         if errors:
@@ -143,11 +143,11 @@ class ColumnReader:
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         self._client.resume(partitions)
 
-    def take(self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None) -> Taken:
+    def take(self, max_messages: int, timeout: float, arena: Arena, carriers: list[dict[str, str]] | None) -> Taken:
         # The member has nothing to deliver but errors. Without partitions it is what there is to wait for.
         waiting = not self._assigned
         errors = errors_of(self._member.consume(1, timeout if waiting else 0.0))
-        records, own = self._client.take(max_messages, 0.0 if waiting or errors else timeout, carriers)
+        records, own = self._client.take(max_messages, 0.0 if waiting or errors else timeout, arena, carriers)
         return records, errors + own
 
     def end(self, partition: TopicPartition) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -72,6 +73,49 @@ class Slices:
         return int(np.maximum(self.size, 0).sum())
 
 
+class Arena:
+    """The bytes of a batch, side by side as they arrive, so that they need not be copied together later.
+
+    It is only address space until it is written to, and batch after batch is written to the same memory: pages that
+    were not used before cost more than what is written to them.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._memory = np.empty(capacity, np.uint8)
+        self._data = self._memory[:]
+        self._used = 0
+        self._done = False
+
+    def room(self, size: int) -> tuple[NDArray[np.uint8], int]:
+        """A buffer, and from where on `size` bytes of it are the caller's; one of its own when the arena is full."""
+        if self._done:
+            self._begin_anew()
+        begin = self._used
+        if begin + size > len(self._data):
+            return np.empty(size, np.uint8), 0
+        self._used += size
+        return self._data, begin
+
+    def next_batch(self) -> None:
+        """What comes from now on belongs to another batch."""
+        self._done = True
+
+    def give_back(self) -> None:
+        """Give the memory back to the system; what lies in it stays where it is while somebody uses it."""
+        self._memory = np.empty(len(self._memory), np.uint8)
+        self._done = True
+
+    def _begin_anew(self) -> None:
+        # Records hold the view, not the memory, so that it tells whether somebody still uses what was written.
+        used = weakref.ref(self._data)
+        self._data = np.empty(0, np.uint8)
+        if used() is not None:
+            self._memory = np.empty(len(self._memory), np.uint8)
+        self._data = self._memory[:]
+        self._used = 0
+        self._done = False
+
+
 @dataclass(frozen=True, slots=True)
 class TopicRecords:
     """The messages of one topic as columns, in order of arrival; all of one length.
@@ -127,11 +171,11 @@ class TopicRecords:
 
     @staticmethod
     def joined(parts: Sequence[TopicRecords]) -> TopicRecords:
-        """Several of one topic, at least one, as one."""
-        if len(parts) == 1:
-            return parts[0]
-        data = np.concatenate([part.values.data for part in parts])
-        shifts = np.cumsum([0, *(len(part.values.data) for part in parts[:-1])])
+        """Several of one topic, at least one, as one; their bytes are copied unless all lie in one buffer."""
+        data, shifts = parts[0].values.data, [0] * len(parts)
+        if any(part.values.data is not data for part in parts):
+            data = np.concatenate([part.values.data for part in parts])
+            shifts = np.cumsum([0, *(len(part.values.data) for part in parts[:-1])]).tolist()
 
         def slices(columns: list[Slices]) -> Slices:
             begin = np.concatenate([column.begin + shift for column, shift in zip(columns, shifts, strict=True)])

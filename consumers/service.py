@@ -172,7 +172,10 @@ class WriterService:
     def _turn(self, group: GroupConsumer, writer: Writer) -> None:
         """Poll once; commit if it is time. While a commit has to wait, polling goes on without taking in more."""
         polled = group.poll(
-            min(self._config.poll_messages, writer.room()), writer.wait(), writer.carriers if _tracing() else None
+            min(self._config.poll_messages, writer.room()),
+            writer.wait(),
+            writer.arena,
+            writer.carriers if _tracing() else None,
         )
         for records in polled:
             writer.take(records)
@@ -197,6 +200,7 @@ class WriterService:
             elif self._swollen and messages < self._config.batch_rows // 4:
                 # Caught up: what the large batches needed is not needed any more.
                 self._swollen = False
+                writer.arena.give_back()
                 give_back()
 
     def _hold(self, group: GroupConsumer, cause: TryAgain) -> None:
