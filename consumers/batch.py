@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from consumers.decode import TopicRecords
+from consumers.records import TopicRecords
 from lake.manifest import Advance, Position, TopicPartition
 
 
@@ -45,7 +45,7 @@ class Batch:
         for partition in np.flatnonzero(last >= 0).tolist():
             self._next[TopicPartition(records.topic, partition)] = int(last[partition]) + 1
         self.messages += len(records)
-        self.size += sum(map(len, filter(None, records.values)))
+        self.size += records.values.total
         if self.opened_at is None:
             self.opened_at = now
 
@@ -58,30 +58,12 @@ class Batch:
         wanted = records.offsets >= floors[records.partitions]
         if wanted.all():
             return records
-        indices = np.flatnonzero(wanted)
-        return TopicRecords(
-            records.topic,
-            records.partitions[indices],
-            records.offsets[indices],
-            records.timestamps_ms[indices],
-            [records.keys[i] for i in indices],
-            [records.values[i] for i in indices],
-        )
+        return records.at(np.flatnonzero(wanted))
 
     def topics(self) -> Iterator[TopicRecords]:
         """All messages, one merged set of columns per topic, each partition in offset order."""
-        for topic, parts in sorted(self._records.items()):
-            if len(parts) == 1:
-                yield parts[0]
-            else:
-                yield TopicRecords(
-                    topic,
-                    np.concatenate([part.partitions for part in parts]),
-                    np.concatenate([part.offsets for part in parts]),
-                    np.concatenate([part.timestamps_ms for part in parts]),
-                    [key for part in parts for key in part.keys],
-                    [value for part in parts for value in part.values],
-                )
+        for _, parts in sorted(self._records.items()):
+            yield TopicRecords.joined(parts)
 
     def advances(self, positions: Mapping[TopicPartition, Position]) -> tuple[Advance, ...]:
         """The moves of the manifest's offsets that this batch's rows pay for, sorted by partition."""

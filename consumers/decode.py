@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from consumers.layouts import fields_of, read_alike
+from consumers.records import Slices, TopicRecords
 from schemas.avro_schemas import AvroSchema, schema_by_fingerprint
 from schemas.errors import BadRecord, DeadLetterReason
 from schemas.framing import (
@@ -42,6 +43,8 @@ SchemaLookup = Callable[[SchemaRef], AvroSchema | None]
 SENTINEL_DID: Final = "did:sentinel:end-of-block"
 LEAF_MESSAGES: Final = 32
 """Halving stops here: below this, decoding one by one costs less than further containers."""
+PIECE_MESSAGES: Final = 16_384
+"""Decoded at once: their memory is used again for the next ones while the processor still has it at hand."""
 MAX_TIME_US: Final = 253_402_300_800_000_000
 """Start of the year 10000: later times have no hour folder and no timestamp in SQL."""
 
@@ -51,24 +54,6 @@ _HEADER_FIELDS: Final = {
     SINGLE_OBJECT_HEADER_BYTES: {"name": _NAMED, "type": "double"},
     REGISTRY_HEADER_BYTES: {"name": _NAMED, "type": "float"},
 }
-
-
-@dataclass(slots=True)
-class TopicRecords:
-    """The messages of one topic as columns, in order of arrival; all of one length.
-
-    `timestamps_ms` is the Kafka timestamp, -1 when the broker has none. A key or value may be None.
-    """
-
-    topic: str
-    partitions: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    timestamps_ms: NDArray[np.int64]
-    keys: list[bytes | None]
-    values: list[bytes | None]
-
-    def __len__(self) -> int:
-        return len(self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,32 +113,34 @@ def decode(records: TopicRecords, schema_name: str, lookup: SchemaLookup = relea
 
 def _decode_uniform(records: TopicRecords, schema_name: str, lookup: SchemaLookup, decoded: Decoded) -> bool:
     """Decode at once when all messages carry one schema and none is damaged; False, with nothing done, when not so."""
+    if not len(records):
+        return False
+    first = records.values[0] or b""
     try:
-        reference, body = split(records.values[0] or b"")
-    except (BadRecord, IndexError):
+        reference, body = split(first)
+    except BadRecord:
         return False
     schema = lookup(reference)
     if schema is None or schema.name != schema_name:
         return False
-    header = (records.values[0] or b"")[: -len(body)] if body else records.values[0] or b""
+    header = first[: len(first) - len(body)]
     codec = body_codec(schema)
-    alike = list(read_alike(records.values, records.keys, header, codec.fields))
+    alike: list[tuple[NDArray[np.int64], pl.DataFrame | pa.Table]] = []
+    alike += read_alike(records.values, records.keys, header, codec.fields)
     rest = _others(len(records), alike)
-    if len(rest):
-        if not alike:
-            values, keys = records.values, records.keys
-        else:
-            values, keys = [records.values[i] for i in rest], [records.keys[i] for i in rest]
-        frame = codec.many(values, pa.array(keys, pa.large_binary()), header)
+    frames = alike.copy()
+    for start in range(0, len(rest), PIECE_MESSAGES):
+        piece = rest[start : start + PIECE_MESSAGES]
+        frame = codec.many(records.values.at(piece), records.keys.at(piece), header)
         if frame is None:
             return False
-        _keep(records, frame, rest, decoded)
-    for places, rows in alike:
+        frames.append((piece, frame))
+    for places, rows in frames:
         _keep(records, rows, places, decoded)
     return True
 
 
-def _others(count: int, alike: Sequence[tuple[NDArray[np.int64], pa.Table]]) -> NDArray[np.int64]:
+def _others(count: int, alike: Sequence[tuple[NDArray[np.int64], object]]) -> NDArray[np.int64]:
     """The places below `count` that are in none of `alike`."""
     left = np.ones(count, np.bool_)
     for places, _ in alike:
@@ -163,14 +150,10 @@ def _others(count: int, alike: Sequence[tuple[NDArray[np.int64], pa.Table]]) -> 
 
 def _by_framing(records: TopicRecords, decoded: Decoded) -> Iterator[tuple[SchemaRef, NDArray[np.int64]]]:
     """Group message indices by the schema their header names; what carries no framing goes to `decoded.bad`."""
-    values = pa.array(records.values, pa.large_binary())
-    count = len(values)
-    buffers = values.buffers()
-    bounds = np.frombuffer(buffers[1], np.int64)[: count + 1]
-    data = np.frombuffer(buffers[2], np.uint8) if buffers[2] is not None and buffers[2].size else np.zeros(1, np.uint8)
-    lengths = np.diff(bounds)
-    # Reading past the end of a short value is harmless: `framed` looks at the length as well.
-    head = data[np.minimum(bounds[:-1, None] + np.arange(SINGLE_OBJECT_HEADER_BYTES), len(data) - 1)]
+    lengths = records.values.size
+    data = records.values.data if len(records.values.data) else np.zeros(1, np.uint8)
+    # Reading past the end of a short value is harmless: the length is looked at as well.
+    head = data[np.minimum(records.values.begin[:, None] + np.arange(SINGLE_OBJECT_HEADER_BYTES), len(data) - 1)]
     single = (
         (lengths >= SINGLE_OBJECT_HEADER_BYTES)
         & (head[:, 0] == SINGLE_OBJECT_MAGIC[0])
@@ -178,7 +161,7 @@ def _by_framing(records: TopicRecords, decoded: Decoded) -> Iterator[tuple[Schem
     )
     registry = (lengths >= REGISTRY_HEADER_BYTES) & (head[:, 0] == REGISTRY_MAGIC[0])
     for index in np.flatnonzero(~(single | registry)):
-        value = records.values[index]
+        value = records.values[int(index)]
         detail = "message has no value" if value is None else f"value starts with {value[:10].hex() or 'nothing'}"
         decoded.bad.append(bad_message(records, int(index), DeadLetterReason.UNKNOWN_FRAMING, detail))
     fingerprints = np.ascontiguousarray(head[:, 2:10]).view("<u8").ravel()
@@ -222,11 +205,12 @@ class BodyCodec:
         self._sentinel = sentinel.getvalue()
         self.frame_schema: pl.Schema = _read(_container_head(schema.text), 1, [self._sentinel]).schema
 
-    def many(self, values: Sequence[bytes | None], keys: pa.LargeBinaryArray, header: bytes) -> pl.DataFrame | None:
+    def many(self, values: Slices, keys: Slices, header: bytes) -> pl.DataFrame | None:
         """All `values` in one native call, or None unless each is `header` and a record of its key's account."""
         count = len(values)
         try:
-            frame = _read(self._framed_heads[len(header)], count + 1, [*values, header, self._sentinel])
+            bodies = values.arrow().buffers()[2]
+            frame = _read(self._framed_heads[len(header)], count + 1, [bodies, header, self._sentinel])
         except Exception:
             return None
         except BaseException as error:
@@ -244,7 +228,8 @@ class BodyCodec:
             return None
         frame = frame.drop(_MAGIC, _NAMED).head(count)
         # Slots of missing keys compare as null, which `all` must not skip.
-        same = pc.all(pc.equal(frame["did"].to_arrow().cast(pa.large_binary()), keys), skip_nulls=False).as_py()
+        dids = frame["did"].to_arrow().cast(pa.large_binary())
+        same = pc.all(pc.equal(dids, keys.arrow()), skip_nulls=False).as_py()
         return frame if same else None
 
     def one(self, body: bytes, key: bytes | None) -> dict[str, Any] | tuple[DeadLetterReason, str]:
@@ -262,7 +247,7 @@ class BodyCodec:
 
 
 def _read(head: bytes, count: int, bodies: Sequence[Any]) -> pl.DataFrame:
-    """Decode `count` records that stand in `bodies`, joined, after `head`."""
+    """Decode `count` records that stand in `bodies`, pieces of memory, joined, after `head`."""
     block = _long(count) + _long(sum(map(len, bodies)))
     return pl.read_avro(io.BytesIO(b"".join((head, block, *bodies, _SYNC))))
 
@@ -282,15 +267,15 @@ def _decode_group(
     records: TopicRecords, indices: NDArray[np.int64], header: int, codec: BodyCodec, decoded: Decoded
 ) -> None:
     """Decode messages of one schema and framing, halving whatever does not pass the checks as a whole."""
-    values = [records.values[i] for i in indices]
-    keys = pa.array([records.keys[i] for i in indices], pa.large_binary())
+    values, keys = records.values.at(indices), records.keys.at(indices)
     prefix = (values[0] or b"")[:header]
     good: list[NDArray[np.int64]] = []
     frames: list[pl.DataFrame] = []
     ranges = [(0, len(indices))]
     while ranges:
         low, high = ranges.pop()
-        frame = codec.many(values[low:high], keys.slice(low, high - low), prefix)
+        piece = slice(low, high)
+        frame = codec.many(values.at(piece), keys.at(piece), prefix)
         if frame is not None:
             good.append(indices[low:high])
             frames.append(frame)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import xxhash
 
-from consumers.decode import BadMessage, SchemaLookup, TopicRecords, bad_message
+from consumers.decode import BadMessage, SchemaLookup, bad_message
+from consumers.records import TopicRecords
 from lake.manifest import Gap, TopicPartition
 from schemas import bodies
 from schemas.errors import BadRecord, DeadLetterReason

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, Protocol
 
 import confluent_kafka
-import numpy as np
 from confluent_kafka import KafkaError, KafkaException
 
 from consumers.config import WriterConfig
-from consumers.decode import TopicRecords
 from consumers.errors import BrokerUnusable, Rejoin, TryAgain
+from consumers.native_client import NativeClient
+from consumers.readers import ColumnReader, ObjectReader, Reader, columns, to_kafka
+from consumers.records import Arena, TopicRecords
 from lake.manifest import TopicPartition
 
 log = logging.getLogger("explorer.consumers")
@@ -29,14 +27,6 @@ ConsumerFactory = Callable[..., confluent_kafka.Consumer]
 """`factory(group, **overrides)`: a new client; overrides are librdkafka settings."""
 ProducerFactory = Callable[..., confluent_kafka.Producer]
 """`factory(**overrides)`: a new idempotent producer."""
-
-_ERROR: Any = confluent_kafka.Message.error
-_TOPIC: Any = confluent_kafka.Message.topic
-_PARTITION: Any = confluent_kafka.Message.partition
-_OFFSET: Any = confluent_kafka.Message.offset
-_TIMESTAMP: Any = confluent_kafka.Message.timestamp
-_KEY: Any = confluent_kafka.Message.key
-_VALUE: Any = confluent_kafka.Message.value
 
 _DENIED = frozenset(
     {
@@ -89,9 +79,19 @@ def consumer_overrides(config: WriterConfig) -> dict[str, Any]:
 class GroupConsumer:
     """One membership in the consumer group, from subscribing to `close`. Not for use from several threads."""
 
-    def __init__(self, consumer: confluent_kafka.Consumer, topics: Sequence[str], owner: PartitionOwner) -> None:
-        """Subscribes at once; takes over `consumer`, which `close` closes."""
+    def __init__(
+        self,
+        consumer: confluent_kafka.Consumer,
+        topics: Sequence[str],
+        owner: PartitionOwner,
+        client: NativeClient | None = None,
+    ) -> None:
+        """Subscribes at once; takes over `consumer` and `client`, which `close` closes.
+
+        With a `client` messages are read by it, otherwise by `consumer`, as objects.
+        """
         self._consumer = consumer
+        self._reader: Reader = ObjectReader(consumer) if client is None else ColumnReader(consumer, client)
         self._owner = owner
         self._assigned: set[TopicPartition] = set()
         self._paused = False
@@ -110,37 +110,30 @@ class GroupConsumer:
         return self._paused
 
     def poll(
-        self, max_messages: int, timeout: float, carriers: list[dict[str, str]] | None = None
+        self, max_messages: int, timeout: float, arena: Arena, carriers: list[dict[str, str]] | None = None
     ) -> list[TopicRecords]:
         """Wait up to `timeout` seconds for up to `max_messages` messages, grouped by topic.
 
-        Blocks longer only while an assignment or revocation is answered. `carriers`, when given, receives the trace
-        headers found. Raises Rejoin, BrokerUnusable, and whatever the owner's callbacks raised.
+        Blocks longer only while an assignment or revocation is answered. Their bytes may be put into `arena`; `carriers`,
+        when given, receives the trace headers found. Raises Rejoin, BrokerUnusable, and whatever the owner's callbacks raised.
         """
-        messages: list[confluent_kafka.Message] = self._call(lambda: self._consumer.consume(max_messages, timeout))
-        if any(map(_ERROR, messages)):
-            for message in messages:
-                if (error := message.error()) is not None:
-                    self._on_error(error, TopicPartition(message.topic() or "", message.partition() or 0))
-            messages = [message for message in messages if message.error() is None]
-        by_topic: dict[str, list[confluent_kafka.Message]] = defaultdict(list)
-        for topic, run in groupby(messages, _TOPIC):
-            by_topic[topic].extend(run)
-        if carriers is not None:
-            carriers += _carriers(messages)
-        return [_columns(topic, found) for topic, found in by_topic.items()]
+        records: list[TopicRecords]
+        records, errors = self._call(lambda: self._reader.take(max_messages, timeout, arena, carriers))
+        for error, partition in errors:
+            self._on_error(error, partition)
+        return records
 
     def pause(self) -> None:
         """Fetch nothing more until `resume`, but stay in the group; new assignments are paused as well."""
         if not self._paused:
             self._paused = True
-            self._consumer.pause(_to_kafka(self._assigned))
+            self._reader.pause(self._assigned)
 
     def resume(self) -> None:
         """Undo `pause`."""
         if self._paused:
             self._paused = False
-            self._consumer.resume(_to_kafka(self._assigned))
+            self._reader.resume(self._assigned)
 
     def note_progress(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Tell the broker how far the manifest is, without waiting: nothing but a lag metric depends on it."""
@@ -157,18 +150,17 @@ class GroupConsumer:
 
     def lag(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Messages between `next_offsets` and the ends of the assigned partitions, as of the last fetches; asks nobody."""
-        behind: dict[TopicPartition, int] = {}
-        for partition in self._assigned:
-            try:
-                _, high = self._consumer.get_watermark_offsets(_to_kafka([partition])[0], cached=True)
-            except KafkaException:
-                continue
-            behind[partition] = max(0, high - next_offsets.get(partition, 0))
-        return behind
+        return {
+            partition: max(0, self._reader.end(partition) - next_offsets.get(partition, 0))
+            for partition in self._assigned
+        }
 
     def close(self) -> None:
         """Leave the group; the owner's `revoked` is called for what is still assigned. Raises what it raised."""
-        self._call(self._consumer.close)
+        try:
+            self._call(self._consumer.close)
+        finally:
+            self._reader.close()
 
     def _call(self, operation: Callable[[], Any]) -> Any:
         """Run a client call; errors of callbacks inside it surface here rather than inside the C library."""
@@ -190,22 +182,19 @@ class GroupConsumer:
             consumer.incremental_assign([])
             return
         self._assigned |= offsets.keys()
-        consumer.incremental_assign(
-            [confluent_kafka.TopicPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
-        )
+        self._reader.assign(offsets)
         if self._paused:
-            consumer.pause(_to_kafka(partitions))
+            self._reader.pause(partitions)
         log.info("partitions assigned", extra={"added": len(partitions), "assigned": len(self._assigned)})
 
     def _on_revoke(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
-        self._release(consumer, taken, self._owner.revoked, "partitions revoked")
+        self._release(taken, self._owner.revoked, "partitions revoked")
 
     def _on_lost(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
-        self._release(consumer, taken, self._owner.lost, "partitions lost")
+        self._release(taken, self._owner.lost, "partitions lost")
 
     def _release(
         self,
-        consumer: confluent_kafka.Consumer,
         taken: list[confluent_kafka.TopicPartition],
         tell: Callable[[Collection[TopicPartition]], None],
         what: str,
@@ -216,22 +205,19 @@ class GroupConsumer:
         except BaseException as error:
             self._failure = error
         self._assigned.difference_update(partitions)
-        consumer.incremental_unassign(taken)
+        self._reader.unassign(partitions)
         log.info(what, extra={"removed": len(partitions), "assigned": len(self._assigned)})
 
     def _on_error(self, error: KafkaError, partition: TopicPartition) -> None:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET:
             if partition in self._assigned:
-                target = _to_kafka([partition])[0]
+                target = to_kafka([partition])[0]
                 low, high = self._call(lambda: self._consumer.get_watermark_offsets(target, timeout=10.0))
                 offset = self._owner.unreadable(partition, low, high)
-                # Not a seek: a fetch that was under way when the error came would make it fail.
-                self._consumer.incremental_unassign([target])
-                target.offset = offset
-                self._consumer.incremental_assign([target])
+                self._call(lambda: self._reader.seek(partition, offset))
                 if self._paused:
-                    self._consumer.pause([target])
+                    self._reader.pause([partition])
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             raise Rejoin("the loop did not turn within the poll interval")
         elif error.fatal() or code in _FATAL:
@@ -259,32 +245,6 @@ def _refused(error: KafkaException) -> BrokerUnusable:
         f"the broker does not answer: {error.args[0].str()}",
         "Check that it runs and that EXPLORER_KAFKA_BOOTSTRAP names it.",
     )
-
-
-def _columns(topic: str, messages: list[confluent_kafka.Message]) -> TopicRecords:
-    # Unbound C methods mapped over the list: no Python frame per message.
-    count = len(messages)
-    return TopicRecords(
-        topic,
-        np.fromiter(map(_PARTITION, messages), np.int32, count),
-        np.fromiter(map(_OFFSET, messages), np.int64, count),
-        np.fromiter(map(itemgetter(1), map(_TIMESTAMP, messages)), np.int64, count),
-        list(map(_KEY, messages)),
-        list(map(_VALUE, messages)),
-    )
-
-
-def _carriers(messages: Sequence[confluent_kafka.Message]) -> list[dict[str, str]]:
-    """The headers of the messages that have any: the first message of each produced batch."""
-    return [
-        {name: value.decode("ascii", "replace") for name, value in dict(headers).items() if isinstance(value, bytes)}
-        for headers in (m.headers() for m in messages if m.error() is None)
-        if headers
-    ]
-
-
-def _to_kafka(partitions: Collection[TopicPartition]) -> list[confluent_kafka.TopicPartition]:
-    return [confluent_kafka.TopicPartition(p.topic, p.partition) for p in partitions]
 
 
 def _from_kafka(partitions: Sequence[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
@@ -349,7 +309,7 @@ class RangeReader:
                     del open_ends[partition]
                     self._consumer.pause([confluent_kafka.TopicPartition(self._topic, partition)])
             if wanted:
-                yield _columns(self._topic, wanted)
+                yield columns(self._topic, wanted)
             elif time.monotonic() - heard > idle_seconds:
                 raise TryAgain(f"{self._topic}: the broker delivered nothing for {idle_seconds:.0f} s")
 

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from consumers.records import Slices
+
 FEWEST: Final = 256
 """Below so many values of one length the general decoder is as fast."""
 MOST_LAYOUTS: Final = 4
@@ -23,6 +25,8 @@ MOST_LAYOUTS: Final = 4
 
 _PIECE: Final = 1024
 """Values looked at together."""
+_LARGEST: Final = 0xFFFE
+"""Bytes of the largest values that are looked at."""
 
 _ARROW: Final[dict[str, pa.DataType]] = {"string": pa.large_string(), "long": pa.int64(), "boolean": pa.bool_()}
 _LONGEST_VARINT: Final = 9  # the tenth byte of an Avro long holds the 64th bit alone; no time or sequence has it
@@ -120,18 +124,13 @@ def _varint(value: bytes, at: int) -> tuple[int, int]:
 
 
 def read_alike(
-    values: Sequence[bytes | None], keys: Sequence[bytes | None], header: bytes, fields: Sequence[_Field]
+    values: Slices, keys: Slices, header: bytes, fields: Sequence[_Field]
 ) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
     """The values of frequent layouts, as places in `values` and their rows; each begins with `header` and its `did` is its key."""
-    if len(values) < FEWEST or None in values or None in keys:
-        return
-    lengths = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
-    sizes, counts = np.unique(lengths, return_counts=True)
-    for size in sizes[counts >= FEWEST].tolist():
-        rest = np.flatnonzero(lengths == size)
+    for size, rest in _by_size(values.size):
         for _ in range(MOST_LAYOUTS):
-            model: Any = values[rest[0]]
-            layout = layout_of(model, len(header), fields) if model.startswith(header) else None
+            model: Any = values[int(rest[0])]
+            layout = layout_of(model, len(header), fields) if size and model.startswith(header) else None
             if layout is None:
                 break
             alike, rows = _read(values, keys, rest, layout)
@@ -143,8 +142,21 @@ def read_alike(
                 break
 
 
+def _by_size(sizes: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each size that is frequent, and the places that have it, ascending; there is no size below 0."""
+    if len(sizes) < FEWEST:
+        return
+    # Two bytes are sorted by counting; larger values are too rare to lie alike.
+    small = np.where((sizes < 0) | (sizes > _LARGEST), _LARGEST + 1, sizes).astype(np.uint16)
+    order = np.argsort(small, kind="stable")
+    counts = np.bincount(small, minlength=_LARGEST + 2)
+    ends = np.cumsum(counts)
+    for size in np.flatnonzero(counts[: _LARGEST + 1] >= FEWEST).tolist():
+        yield size, order[ends[size] - counts[size] : ends[size]]
+
+
 def _read(
-    values: Sequence[Any], keys: Sequence[Any], places: NDArray[np.int64], layout: Layout
+    values: Slices, keys: Slices, places: NDArray[np.int64], layout: Layout
 ) -> tuple[NDArray[np.bool_], pa.Table]:
     """Which of the values at `places`, all as long as the model, lie as `layout` says, and their rows."""
     count, size = len(places), len(layout.model)
@@ -154,14 +166,13 @@ def _read(
     # Piece by piece, so that the bytes of a piece stay in the processor's cache while its fields are taken out.
     for start in range(0, count, _PIECE):
         piece = slice(start, min(start + _PIECE, count))
-        looked_at = places[piece].tolist()
-        rows = np.frombuffer(b"".join([values[at] for at in looked_at]), np.uint8).reshape(-1, size)
+        rows = values.matrix(places[piece], size)
         different = (rows ^ layout.model) & layout.mask
         if different.any():
             found[piece] = ~np.any(different, axis=1)
         else:
             found[piece] = True
-        found[piece] &= _same_keys(rows, [keys[at] for at in looked_at], *layout.did)
+        found[piece] &= _same_keys(rows, keys, places[piece], *layout.did)
         if not found[piece].all():
             rows = rows[found[piece]]
         for block, (_, begin, end) in zip(blocks, layout.places, strict=True):
@@ -175,14 +186,12 @@ def _read(
     return found, pa.table(columns)
 
 
-def _same_keys(rows: Bytes, keys: Sequence[bytes], begin: int, end: int) -> NDArray[np.bool_]:
-    width = end - begin
-    joined = b"".join(keys)
-    fitting = np.fromiter(map(len, keys), np.int64, len(keys)) == width
-    if not fitting.all():
-        joined = b"".join([key if len(key) == width else bytes(width) for key in keys])
-    different = rows[:, begin:end] != np.frombuffer(joined, np.uint8).reshape(-1, width)
-    same: NDArray[np.bool_] = fitting & ~np.any(different, axis=1) if different.any() else fitting
+def _same_keys(rows: Bytes, keys: Slices, places: NDArray[np.int64], begin: int, end: int) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = keys.size[places] == end - begin
+    fitting = slice(None) if same.all() else same
+    different = rows[fitting, begin:end] != keys.matrix(places[fitting], end - begin)
+    if different.any():
+        same[fitting] = ~np.any(different, axis=1)
     return same
 
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 from opentelemetry import trace
 
 from consumers.batch import Batch
-from consumers.decode import BadMessage, SchemaLookup, TopicRecords, decode
+from consumers.decode import BadMessage, SchemaLookup, decode
 from consumers.errors import Unaccounted
 from consumers.gaps import read_gaps
 from consumers.hours import hours_of_bad
+from consumers.records import TopicRecords
 from lake import commit as lake
 from lake.convert import to_lake
 from lake.dedupe import DedupeWindow, Hashes

@@ -20,11 +20,12 @@ from typing import Literal
 import pyarrow as pa
 
 from consumers.config import ReplayConfig
-from consumers.decode import SchemaLookup, TopicRecords, decode, released_schemas
+from consumers.decode import SchemaLookup, decode, released_schemas
 from consumers.errors import ReplayRefused
 from consumers.hours import hours_of_bad
 from consumers.kafka import ConsumerFactory, RangeReader
 from consumers.maintenance import LOCK
+from consumers.records import TopicRecords
 from consumers.tally import DeadLetterTally
 from lake.convert import ERASED, from_lake_columns, lake_schema, to_lake
 from lake.errors import CommitRefused, LockHeld

@@ -20,7 +20,9 @@ from consumers.deadline import Deadline
 from consumers.decode import SchemaLookup, released_schemas
 from consumers.errors import BrokerUnusable, DeadlineExceeded, NoRoom, OutageTooLong, Rejoin, TryAgain
 from consumers.kafka import ConsumerFactory, GroupConsumer, ProducerFactory, Publisher, consumer_overrides
+from consumers.librdkafka import load
 from consumers.memory import give_back
+from consumers.native_client import NativeClient, PropertiesFactory
 from consumers.writer import Writer
 from lake.dedupe import DedupeWindow
 from lake.errors import LockHeld
@@ -50,17 +52,20 @@ class WriterService:
         producer_factory: ProducerFactory,
         report: Callable[[Mapping[str, object]], None],
         *,
+        properties_factory: PropertiesFactory | None = None,
         framing: Framing | None = None,
         schema_lookup: SchemaLookup = released_schemas,
         hook: Hook = no_hook,
         topics: tuple[str, ...] = WRITER_TOPICS,
     ) -> None:
-        """`report` gets flat numbers about once a second; `framing` is for dead letters (single-object unless given);
+        """`report` gets flat numbers about once a second; `properties_factory` gives the settings of clients that read columns
+        (without it messages are read as objects); `framing` is for dead letters (single-object unless given);
         `schema_lookup` resolves registry ids when there is a registry; `hook` is for crash tests only."""
         self._config = config
         self._manifest = manifest
         self._store = store
         self._consumer_factory = consumer_factory
+        self._properties_factory = properties_factory
         self._report = report
         self._lookup = schema_lookup
         self._hook = hook
@@ -131,7 +136,10 @@ class WriterService:
             self._counts,
             self._hook,
         )
-        group = GroupConsumer(self._consumer_factory(config.group, **consumer_overrides(config)), self._topics, writer)
+        overrides = consumer_overrides(config)
+        group = GroupConsumer(
+            self._consumer_factory(config.group, **overrides), self._topics, writer, self._client(overrides)
+        )
         writer.committed = group.note_progress
         try:
             while not stop.is_set():
@@ -155,10 +163,19 @@ class WriterService:
             raise
         group.close()
 
+    def _client(self, overrides: Mapping[str, object]) -> NativeClient | None:
+        """The client that reads for a member with these settings; None when the member reads by itself."""
+        if self._properties_factory is None or not self._config.read_columns or (library := load()) is None:
+            return None
+        return NativeClient(library, self._properties_factory(self._config.group, **overrides))
+
     def _turn(self, group: GroupConsumer, writer: Writer) -> None:
         """Poll once; commit if it is time. While a commit has to wait, polling goes on without taking in more."""
         polled = group.poll(
-            min(self._config.poll_messages, writer.room()), writer.wait(), writer.carriers if _tracing() else None
+            min(self._config.poll_messages, writer.room()),
+            writer.wait(),
+            writer.arena,
+            writer.carriers if _tracing() else None,
         )
         for records in polled:
             writer.take(records)
@@ -183,6 +200,7 @@ class WriterService:
             elif self._swollen and messages < self._config.batch_rows // 4:
                 # Caught up: what the large batches needed is not needed any more.
                 self._swollen = False
+                writer.arena.give_back()
                 give_back()
 
     def _hold(self, group: GroupConsumer, cause: TryAgain) -> None:

@@ -22,11 +22,12 @@ from consumers.config import WriterConfig
 from consumers.counts import WriterCounts
 from consumers.dead_letters import DeadLetters
 from consumers.deadline import Deadline
-from consumers.decode import BadMessage, SchemaLookup, TopicRecords
+from consumers.decode import BadMessage, SchemaLookup
 from consumers.errors import BrokerLostData, DeadlineExceeded, NoRoom, Rejoin, TooManyDeadLetters, TryAgain
 from consumers.gaps import retention_gap
 from consumers.policy import CommitPolicy, DeadLetterCeiling
 from consumers.prepare import Prepared, prepare, read_batch
+from consumers.records import Arena, TopicRecords
 from lake.commit import commit_batch
 from lake.dedupe import DedupeWindow
 from lake.errors import CommitOutcomeUnknown, CommitRefused, DiskFull, ManifestUnavailable
@@ -76,6 +77,8 @@ class Writer:
         self._judged: Counter[str] = Counter()
         self._positions: dict[TopicPartition, Position] = {}
         self._batch = Batch()
+        self.arena = Arena(config.batch_bytes + config.batch_bytes // 4)
+        """Where the bytes of what is polled belong; a quarter is for keys and what lies between."""
         self._prepared: Prepared | None = None
         self._deadline: Deadline | None = None
         self._seen_version = 0
@@ -153,6 +156,7 @@ class Writer:
     def discard(self) -> None:
         """Drop what is buffered: it is not committed and will be read again."""
         self._batch, self._prepared = Batch(), None
+        self.arena.next_batch()
         self._window.forget()
         self.carriers.clear()
 
@@ -231,6 +235,7 @@ class Writer:
             raise TryAgain(error.message) from error
         self._judge(len(batch), read.bad)
         self._batch = Batch()
+        self.arena.next_batch()
         return prepared
 
     def _notice_replays(self) -> None:

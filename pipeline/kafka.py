@@ -171,6 +171,13 @@ def make_consumer(settings: KafkaSettings, group: str, **overrides: object) -> C
     return Consumer(_config(settings, {**CONSUMER_DEFAULTS, "group.id": group}, overrides))
 
 
+def consumer_properties(settings: KafkaSettings, group: str, **overrides: object) -> dict[str, str]:
+    """The properties of a consumer as `make_consumer` makes it, for a caller that makes the client itself: no callbacks."""
+    config = _config(settings, {**CONSUMER_DEFAULTS, "group.id": group}, overrides)
+    del config["error_cb"]
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in config.items()}
+
+
 def make_admin(settings: KafkaSettings, **overrides: object) -> AdminClient:
     """A client for topics, configurations and groups; `overrides` as above."""
     return AdminClient(_config(settings, {}, overrides))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.kafka import await_reachable, make_consumer, make_producer
+from pipeline.kafka import await_reachable, consumer_properties, make_consumer, make_producer
 from pipeline.runtime import Report, Service
 from pipeline.settings import Settings
 from schemas.framing import Framing, RegistryFraming, SingleObjectFraming
@@ -98,6 +98,7 @@ def writer(settings: Settings) -> Make:
             open_manifest(settings.manifest, create=True, hook=hook),
             LakeStore(settings.lake),
             consumer_factory=partial(make_consumer, settings.kafka),
+            properties_factory=partial(consumer_properties, settings.kafka),
             producer_factory=partial(make_producer, settings.kafka),
             report=report,
             framing=framing(settings),

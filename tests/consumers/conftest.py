@@ -17,7 +17,7 @@ from consumers.config import WriterConfig
 from consumers.service import WriterService
 from lake.manifest import Manifest, open_manifest
 from lake.store import LakeStore
-from pipeline.kafka import KafkaSettings, make_consumer, make_producer
+from pipeline.kafka import KafkaSettings, consumer_properties, make_consumer, make_producer
 from tests.consumers.support import prepare_topics, start_at_end
 
 
@@ -38,6 +38,7 @@ class Lake:
 
     def service(self, config: WriterConfig | None = None, **more: Any) -> WriterService:
         more.setdefault("consumer_factory", partial(make_consumer, self.kafka))
+        more.setdefault("properties_factory", partial(consumer_properties, self.kafka))
         more.setdefault("producer_factory", partial(make_producer, self.kafka, linger_ms=5))
         return WriterService(
             config or self.config(), more.pop("manifest", self.manifest), self.store, report=self.reports.append, **more

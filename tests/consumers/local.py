@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from consumers.batch import Batch
-from consumers.decode import TopicRecords, released_schemas
+from consumers.decode import released_schemas
 from consumers.prepare import prepare, read_batch
+from consumers.records import TopicRecords
 from lake.commit import commit_batch
 from lake.dedupe import DedupeWindow
 from lake.manifest import Manifest, Position, TopicPartition
@@ -19,7 +20,7 @@ from tests.consumers.support import Event
 def records(topic: str, made: Sequence[Event], first_offset: int = 0) -> TopicRecords:
     """The events of one topic as messages of its partition 0."""
     wanted = [event for event in made if event.topic == topic]
-    return TopicRecords(
+    return TopicRecords.of(
         topic,
         np.zeros(len(wanted), np.int32),
         np.arange(first_offset, first_offset + len(wanted), dtype=np.int64),

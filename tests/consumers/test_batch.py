@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from consumers.batch import Batch
-from consumers.decode import TopicRecords
+from consumers.records import TopicRecords
 from lake.manifest import Advance, Position, TopicPartition
 
 
 def polled(topic: str, places: list[tuple[int, int]]) -> TopicRecords:
-    return TopicRecords(
+    return TopicRecords.of(
         topic,
         np.array([partition for partition, _ in places], np.int32),
         np.array([offset for _, offset in places], np.int64),
@@ -45,7 +45,7 @@ def test_messages_of_lost_partitions_and_below_the_position_are_left_out() -> No
     batch = Batch()
     batch.add(polled("a", [(0, 9), (1, 4), (0, 10)]), OWNED, now=1.0)
     batch.add(polled("a", [(0, 10), (0, 11)]), OWNED, now=1.0)
-    assert [records.values for records in batch.topics()] == [[b"0@10", b"0@11"]]
+    assert [list(records.values) for records in batch.topics()] == [[b"0@10", b"0@11"]]
     assert batch.advances(OWNED) == (Advance("a", 0, 10, 12, 3),)
     empty = Batch()
     empty.add(polled("z", [(0, 1)]), OWNED, now=1.0)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumers.decode import MAX_TIME_US, Decoded, TopicRecords, body_codec, decode
+from consumers.decode import MAX_TIME_US, Decoded, body_codec, decode
+from consumers.records import TopicRecords
 from schemas.avro_schemas import AvroSchema, latest, released
 from schemas.errors import DeadLetterReason
 from schemas.framing import RegistryFraming, SchemaRef, SingleObjectFraming
@@ -54,7 +55,7 @@ def body_of(schema: AvroSchema, row: dict[str, Any]) -> bytes:
 
 def records(values: list[bytes | None], keys: list[bytes | None], topic: str = TOPIC) -> TopicRecords:
     count = len(values)
-    return TopicRecords(
+    return TopicRecords.of(
         topic,
         np.zeros(count, np.int32),
         # Offsets have holes in reality.

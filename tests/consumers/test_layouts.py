@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers import layouts
-from consumers.decode import Decoded, TopicRecords, body_codec, decode
+from consumers.decode import Decoded, body_codec, decode
+from consumers.records import TopicRecords
 from lake.convert import to_lake
 from schemas.avro_schemas import latest
 from schemas.framing import SingleObjectFraming
@@ -66,7 +67,7 @@ def damaged(value: bytes, rng: random.Random) -> bytes:
 
 def records(table: str, values: list[bytes | None], keys: list[bytes | None]) -> TopicRecords:
     count = len(values)
-    return TopicRecords(
+    return TopicRecords.of(
         f"bluesky.{table}", np.zeros(count, np.int32), np.arange(count, dtype=np.int64), np.full(count, 5), keys, values
     )
 
@@ -107,9 +108,10 @@ def test_the_same_rows_and_the_same_bad_messages(table: str, seed: int, harmed: 
 
 def test_most_of_a_batch_is_read_by_position() -> None:
     made = [event for event in events(4000, seed=5) if event.table == LIKE]
-    values, keys = [event.value for event in made], [event.key for event in made]
+    keys = [event.key for event in made]
+    batch = records(LIKE, [event.value for event in made], list(keys))
     header = SingleObjectFraming().header(LIKE)
-    found = list(layouts.read_alike(values, keys, header, body_codec(latest(LIKE)).fields))
+    found = list(layouts.read_alike(batch.values, batch.keys, header, body_codec(latest(LIKE)).fields))
     assert sum(rows.num_rows for _, rows in found) > 0.9 * len(made)
     places = np.concatenate([places for places, _ in found])
     assert len(np.unique(places)) == len(places)

@@ -17,7 +17,7 @@ from consumers.service import WriterService
 from lake.manifest import open_manifest
 from lake.steps import hook_from_environment
 from lake.store import LakeStore
-from pipeline.kafka import KafkaSettings, make_consumer, make_producer
+from pipeline.kafka import KafkaSettings, consumer_properties, make_consumer, make_producer
 from schemas.errors import ExplorerError
 
 
@@ -40,6 +40,7 @@ def main() -> int:
         partial(make_consumer, kafka),
         partial(make_producer, kafka, linger_ms=5),
         report,
+        properties_factory=partial(consumer_properties, kafka),
         hook=hook,
     )
     stop = threading.Event()

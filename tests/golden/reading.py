@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from consumers.decode import TopicRecords, decode
+from consumers.decode import decode
+from consumers.records import TopicRecords
 from lake.convert import lake_schema
 from lake.fold import current, read_endings
 from lake.manifest import Manifest, open_manifest
@@ -115,7 +116,7 @@ def message_frames(
 def records_of(topic: str, messages: Sequence[Mapping[str, Any]]) -> TopicRecords:
     """The messages of one topic as the writer polls them."""
     wanted = [one for one in messages if one["topic"] == topic]
-    return TopicRecords(
+    return TopicRecords.of(
         topic,
         np.array([one["partition"] for one in wanted], np.int32),
         np.array([one["offset"] for one in wanted], np.int64),
