@@ -30,7 +30,8 @@ from lake.store import LakeStore, read_columns
 from lake.thrift import Struct
 
 _WORTH_IT: Final = 0.6
-"""Most rows of a sorted file in row groups that lose some, one of two: beyond, it is laid out anew as a whole, in groups of one size."""
+"""Most rows of a sorted file in row groups that lose some, one of two: beyond, it is laid out anew as a whole, in groups of one
+size."""
 
 
 def find_in_groups(
