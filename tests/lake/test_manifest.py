@@ -234,11 +234,15 @@ def test_files_are_listed_by_time(manifest: Manifest) -> None:
     assert paths(manifest, start_us=HOUR + 5, end_us=2 * HOUR) == ["h1"]
     assert paths(manifest, start_us=HOUR + 6, end_us=2 * HOUR) == []
     assert paths(manifest, start_us=HOUR, end_us=2 * HOUR + 1) == ["h1", "h2"]
+    # Within an hour its own least and greatest time decide.
+    manifest.commit(commit(1, new_file("late", 2, min_time_us=2 * HOUR + 3)))
+    assert paths(manifest, start_us=HOUR + 6, end_us=2 * HOUR + 3) == ["h2"]
+    assert paths(manifest, start_us=HOUR + 6, end_us=2 * HOUR + 4) == ["h2", "late"]
     totals = manifest.snapshot().totals(LIKE)
     assert (totals.rows, totals.bytes, totals.files, totals.min_time_us, totals.max_time_us) == (
-        30,
-        300,
-        3,
+        40,
+        400,
+        4,
         0,
         2 * HOUR + 5,
     )
