@@ -265,6 +265,17 @@ def test_superseding_files_are_listed_until_they_are_applied(manifest: Manifest)
     assert manifest.snapshot().superseding(LIKE) == []
 
 
+@pytest.mark.parametrize(("since", "found"), [(3, ["ends"]), (4, ["ends"]), (5, [])])
+def test_a_small_file_wants_applied_endings_from_an_hour_before_its_oldest_row_on(
+    manifest: Manifest, since: int, found: list[str]
+) -> None:
+    manifest.claim([P0], "a")
+    manifest.commit(commit(0, new_file("ends", 3, supersedes=1, pending=False, kind="rolled")))
+    assert manifest.snapshot().superseding(LIKE) == []
+    manifest.commit(commit(1, new_file("late", 9, since_us=since * HOUR + 5)))
+    assert [file.path for file in manifest.snapshot().superseding(LIKE)] == found
+
+
 def test_positions_of_a_version_outlive_its_files(manifest: Manifest) -> None:
     manifest.claim([P0, TopicPartition(TOPIC, 1)], "a")
     for number in range(4):
