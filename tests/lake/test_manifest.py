@@ -234,11 +234,15 @@ def test_files_are_listed_by_time(manifest: Manifest) -> None:
     assert paths(manifest, start_us=HOUR + 5, end_us=2 * HOUR) == ["h1"]
     assert paths(manifest, start_us=HOUR + 6, end_us=2 * HOUR) == []
     assert paths(manifest, start_us=HOUR, end_us=2 * HOUR + 1) == ["h1", "h2"]
+    # Within an hour its own least and greatest time decide.
+    manifest.commit(commit(1, new_file("late", 2, min_time_us=2 * HOUR + 3)))
+    assert paths(manifest, start_us=HOUR + 6, end_us=2 * HOUR + 3) == ["h2"]
+    assert paths(manifest, start_us=HOUR + 6, end_us=2 * HOUR + 4) == ["h2", "late"]
     totals = manifest.snapshot().totals(LIKE)
     assert (totals.rows, totals.bytes, totals.files, totals.min_time_us, totals.max_time_us) == (
-        30,
-        300,
-        3,
+        40,
+        400,
+        4,
         0,
         2 * HOUR + 5,
     )
@@ -259,6 +263,17 @@ def test_superseding_files_are_listed_until_they_are_applied(manifest: Manifest)
     assert manifest.snapshot().superseding(LIKE, start_us=6 * HOUR) == []
     manifest.swap(Swap("s2", ("late",), (new_file("late2", 5, kind="rolled"),), "roll"))
     assert manifest.snapshot().superseding(LIKE) == []
+
+
+@pytest.mark.parametrize(("since", "found"), [(3, ["ends"]), (4, ["ends"]), (5, [])])
+def test_a_small_file_wants_applied_endings_from_an_hour_before_its_oldest_row_on(
+    manifest: Manifest, since: int, found: list[str]
+) -> None:
+    manifest.claim([P0], "a")
+    manifest.commit(commit(0, new_file("ends", 3, supersedes=1, pending=False, kind="rolled")))
+    assert manifest.snapshot().superseding(LIKE) == []
+    manifest.commit(commit(1, new_file("late", 9, since_us=since * HOUR + 5)))
+    assert [file.path for file in manifest.snapshot().superseding(LIKE)] == found
 
 
 def test_positions_of_a_version_outlive_its_files(manifest: Manifest) -> None:
