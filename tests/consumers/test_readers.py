@@ -193,15 +193,6 @@ def test_a_position_that_the_broker_has_not_is_asked_about(join: Any, kafka_brok
         assert [value for _, _, value, _ in member.messages[TopicPartition(topic, 0)]] == [
             b"%d" % n for n in range(12, 20)
         ]
-        # While it is paused it stays so, wherever it reads on.
-        member.group.pause()
-        member.group._reader.seek(TopicPartition(topic, 0), 1_000)
-        wait_until(lambda: member.poll() == 0 and len(owner.gone) == 2, 30)
-        owner.next[TopicPartition(topic, 0)] = 12
-        for _ in range(10):
-            assert member.poll() == 0
-        member.group.resume()
-        poll_until(member, 16)
 
 
 def test_nothing_comes_while_it_is_paused(join: Any, kafka_broker: KafkaSettings, topic: str) -> None:
@@ -215,7 +206,7 @@ def test_nothing_comes_while_it_is_paused(join: Any, kafka_broker: KafkaSettings
         for _ in range(20):
             assert member.poll() == 0
         member.group.resume()
-        poll_until(member, 120)
+        poll_until(member, 60)
         lag = member.group.lag({TopicPartition(topic, 0): 15, TopicPartition(topic, 1): 20})
         assert lag == {TopicPartition(topic, 0): 5, TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 20}
         assert member.group.assigned == {TopicPartition(topic, partition) for partition in range(3)}
@@ -327,19 +318,6 @@ def test_settings_that_the_client_refuses_are_named(kafka_broker: KafkaSettings)
         NativeClient(library, consumer_properties(kafka_broker, "g", **{"no.such": 1}))
     with pytest.raises(KafkaException, match="queued"):
         NativeClient(library, {**consumer_properties(kafka_broker, "g"), "queued.max.messages.kbytes": "-5"})
-
-
-def test_a_topic_that_is_not_there_is_an_error_of_its_partition(kafka_broker: KafkaSettings) -> None:
-    library = load()
-    assert library is not None
-    nowhere = TopicPartition("contract-nowhere", 3)
-    with closing(NativeClient(library, consumer_properties(kafka_broker, "g"))) as client:
-        client.assign({nowhere: 0})
-        found: list[Any] = []
-        wait_until(lambda: bool(found.extend(client.take(10, 0.2, Arena(0))[1]) or found), 120)
-        assert found[0][1] == nowhere
-        assert "nknown" in found[0][0].str()
-        assert client.end(nowhere) < 0
 
 
 def test_without_the_library_messages_are_objects(
