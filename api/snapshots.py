@@ -105,7 +105,8 @@ class Scan:
     """The files of one table that a query has to read, in the order of their hours.
 
     `snapshot` is the newest one: what ended since `as_of` (None = now) is left out of every answer. `stretches`: by path, the
-    rows of a file that can hold a match, where it is known; a reader may read the others too.
+    rows of a file that can hold a match, where it is known; a reader may read the others too. `counts`: by path, how many rows of
+    a file can match at most, where the index of accounts knows; None when nobody asked it.
     """
 
     snapshot: Snapshot
@@ -113,6 +114,7 @@ class Scan:
     files: tuple[LiveFile, ...]
     as_of: AsOf | None = None
     stretches: Mapping[str, Rows] = field(default_factory=dict)
+    counts: Mapping[str, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -129,9 +131,17 @@ class Scan:
         """Compressed bytes of those files, an upper bound of what is read."""
         return sum(file.bytes for file in self.files)
 
-    def steps(self, *, newest_first: bool, first_rows: int, largest_rows: int) -> list[tuple[LiveFile, ...]]:
-        """The files in steps of whole hours along the walk; each has about twice the rows to read of the one before, and no
-        further hour once it has MOST_FILES."""
+    def steps(
+        self,
+        *,
+        newest_first: bool,
+        first_rows: int,
+        largest_rows: int,
+        rows_of: Callable[[LiveFile], int] | None = None,
+    ) -> list[tuple[LiveFile, ...]]:
+        """The files in steps of whole hours along the walk; each has about twice the rows of the one before (`rows_of` a file;
+        None: those to read), and no further hour once it has MOST_FILES."""
+        counted = rows_of or self.rows_to_read
         hours: dict[int, list[LiveFile]] = {}
         for file in self.files:
             hours.setdefault(file.hour_us, []).append(file)
@@ -140,7 +150,7 @@ class Scan:
         rows, target = 0, first_rows
         for hour in sorted(hours, reverse=newest_first):
             step += hours[hour]
-            rows += sum(self.rows_to_read(file) for file in hours[hour])
+            rows += sum(counted(file) for file in hours[hour])
             if rows >= target or len(step) >= MOST_FILES:
                 steps.append(tuple(step))
                 step, rows, target = [], 0, min(target * 2, largest_rows)

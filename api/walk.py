@@ -3,6 +3,9 @@
 A common word fills a page from the newest hour; a rare one reads further back. A walk whose time is over ends the page
 early, and its cursor goes on where the walk stopped. A step reads what the filters and the order need, of the rows that can
 match; then the other columns of what it found; then it leaves out what ended, which is little.
+
+Where it is known how many rows of a file can match, because they are of some account, the first step is the files that fill the
+page, and a step of few rows reads all columns at once: opening its file twice is half of what one row of an hour costs.
 """
 # ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
 
@@ -29,6 +32,9 @@ from lake.manifest import HOUR_US, LiveFile
 _FIRST_ROWS: Final = 60_000
 """One closed hour."""
 _LARGEST_ROWS: Final = 8_000_000
+_AT_ONCE_ROWS: Final = 4
+"""All columns are read at once of so many rows for each that a page needs; of more it costs less to open the files of those that
+it needs again."""
 _ENDED_ROWS: Final = 4
 """A step asks for one more row for so many that it needs, in case that some of them ended."""
 _MAX_PARTITION: Final = 2**31 - 1
@@ -97,9 +103,10 @@ def walk(
     limit: int,
     cursor: Cursor | None,
     seconds: float,
+    spare: int = 0,
 ) -> Page:
     """One page of `source`, with at least the lake columns `columns` and PLACE. Blocks for about `seconds` at most when single
-    steps are short; the runner's deadline holds in any case."""
+    steps are short; the runner's deadline holds in any case. spare: how many of the rows that the scan counts may have ended."""
     until = time.monotonic() + seconds
     names = list(dict.fromkeys((*columns, *PLACE)))
     if cursor is not None:
@@ -109,9 +116,7 @@ def walk(
     files_read = rows_scanned = 0
     complete = True
     position: Cursor | None = None
-    steps = _ahead(scan, cursor, newest_first).steps(
-        newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS
-    )
+    steps = _steps(_ahead(scan, cursor, newest_first), newest_first, missing + spare)
     for number, step in enumerate(steps):
         part = _first(session, lake, replace(scan, files=step), source, names, newest_first, missing)
         files_read += len(step)
@@ -131,26 +136,50 @@ def walk(
     return Page(rows, position, complete, files_read, rows_scanned)
 
 
+def _steps(scan: Scan, newest_first: bool, wanted: int) -> list[tuple[LiveFile, ...]]:
+    """The files in steps; where it is known how many rows can match, the first one is expected to have as many as wanted."""
+    counts = scan.counts
+    if not counts:
+        return scan.steps(newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS)
+
+    def rows_of(file: LiveFile) -> int:
+        # Small files have the newest rows, and few of one account; a file that the index does not know is a step.
+        return counts.get(file.path, 0 if file.kind == "small" else -(-file.rows * wanted // _FIRST_ROWS))
+
+    return scan.steps(newest_first=newest_first, first_rows=wanted, largest_rows=_LARGEST_ROWS, rows_of=rows_of)
+
+
+def _at_once(scan: Scan, count: int) -> bool:
+    """Whether the rows that can match are few for a page that needs `count`."""
+    if not scan.counts or any(file.path not in scan.counts and file.kind != "small" for file in scan.files):
+        return False
+    return sum(scan.counts.get(file.path, 0) for file in scan.files) <= _AT_ONCE_ROWS * count
+
+
 def _first(
     session: Session, lake: Lake, scan: Scan, source: Source, names: Sequence[str], newest_first: bool, count: int
 ) -> pa.Table:
     """The first `count` rows of all files of a scan, in order."""
-    selected = ", ".join(f"r.{name}" for name in (*PLACE, *ROW))
+    at_once = _at_once(scan, count)
+    selected = ", ".join(f"r.{name}" for name in dict.fromkeys((*names, *ENDING_KEYS) if at_once else (*PLACE, *ROW)))
     reading, values = lake.reading(scan, f"{selected} {source.joins} {source.condition}")
-    statement = (
-        f"SELECT {selected} FROM {source.over(reading)} WHERE {source.condition}"
-        f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
-    )
+    rows = f"SELECT {selected} FROM {source.over(reading)} WHERE {source.condition}"
+    if at_once:
+        # Else the engine puts off all columns but those of the order, and opens the files twice itself.
+        rows = f"WITH found AS MATERIALIZED ({rows}) SELECT * FROM found"
+    statement = f"{rows} ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
     asked = count if source.ends is None else count + -(-count // _ENDED_ROWS)
     places = session.few(statement, {**source.bound.values, **values, "count": asked})
     if source.ends is None or not places.num_rows:
         return fetch(session, scan.table, places, names)
-    rows = fetch(session, scan.table, places, (*names, *ENDING_KEYS))
-    kept = rows.take(pa.array(source.ends.standing(session, rows), pa.int64())).select(list(names)).slice(0, count)
+    found = fetch(session, scan.table, places, (*names, *ENDING_KEYS))
+    kept = found.take(pa.array(source.ends.standing(session, found), pa.int64())).select(list(names)).slice(0, count)
     if kept.num_rows == count or places.num_rows < asked:
         return kept
     behind = _behind(source.attached(session), place_of(places), newest_first)
-    return pa.concat_tables([kept, _first(session, lake, scan, behind, names, newest_first, count - kept.num_rows)])
+    more = _first(session, lake, scan, behind, names, newest_first, count - kept.num_rows)
+    # Without rows a table has the types of the lake instead of those of the reader.
+    return pa.concat_tables([kept, more]) if more.num_rows else kept
 
 
 def _behind(source: Source, cursor: Cursor, newest_first: bool) -> Source:
