@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from api.current import IS_RECORD, Ends
@@ -26,7 +25,8 @@ from lake.account_index import Activity
 from lake.manifest import HOUR_US, LiveFile
 
 _DAY_US: Final = 24 * HOUR_US
-_FEW_KEYS: Final = 100
+_FEW_KEYS: Final = 2_000
+"""Looking for more ended records than this by key costs as much as reading the files."""
 _ENDED: Final = ("kafka_partition", "kafka_offset", "collection")
 
 
@@ -193,7 +193,7 @@ def _leave_out(session: Session, lake: Lake, share: Share, actor: Actor, totals:
     """Take from the current records what is pending to end or hides."""
     plan = share.rest
     ends = lake.current.ends(session, plan.snapshot, plan.table, actor.start_us).about(pa.array([actor.did]))
-    if any(until == np.iinfo(np.int64).max for until in ends.accounts["until"].cast(pa.int64()).to_pylist()):
+    if ends.hides([actor.did]):
         for total in totals.values():
             total.current = 0
         return

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -53,6 +54,8 @@ _ACCOUNT_ENDS: Final = """
     WHERE until IS NOT NULL
 """
 
+_ALWAYS: Final = np.iinfo(np.int64).max
+"""DuckDB's infinite time, as Arrow has it."""
 _NEWER: Final = NEWER_SQL.replace("t.", "r.")
 _ACCOUNT_JOIN: Final = "ANTI JOIN ended_accounts AS a ON a.did = r.did AND r.time <= a.until"
 _SYNC_JOIN: Final = f"ANTI JOIN ended_syncs AS s ON s.did = r.did AND {_NEWER}"
@@ -97,6 +100,11 @@ class Ends:
         """What ends or hides rows of these accounts (DIDs)."""
         tables = (self.records, self.accounts, self.syncs)
         return Ends(*(table.filter(pc.is_in(table["did"], value_set=accounts)) for table in tables))
+
+    def hides(self, accounts: Iterable[str]) -> bool:
+        """Whether all rows of all these accounts (DIDs) are left out, whenever they came."""
+        hidden = self.accounts.filter(pc.equal(self.accounts["until"].cast(pa.int64()), _ALWAYS))["did"]
+        return bool(pc.all(pc.is_in(pa.array(accounts, pa.string()), value_set=hidden)).as_py())
 
     def standing(self, session: Session, rows: pa.Table) -> list[int]:
         """Numbers, from 0, of the rows that did not end and are not hidden; `rows` have the columns ENDING_KEYS.

@@ -6,7 +6,7 @@ the files that cannot hold a match, and leaves it as it is where neither can tel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from api.filters import PostFilters
 from api.identifiers import RecordUri, is_did, tid_value
 from api.relation import Lake
 from api.snapshots import Scan
+from lake.account_index import Activity
 from lake.bloom import Value
 from lake.manifest import LiveFile
 
@@ -31,10 +32,42 @@ def holding(lake: Lake, plan: Scan, *alternatives: Wanted) -> Scan:
 
 
 def _may_hold(lake: Lake, files: Sequence[LiveFile], wanted: Wanted) -> Sequence[LiveFile]:
-    files = lake.filters.may_hold(files, wanted)
-    dids = [did for did in wanted.get("did", ()) if isinstance(did, str)]
+    dids = _accounts(wanted)
     # Some of many accounts are in every file.
-    return lake.accounts.may_hold(files, dids) if 0 < len(dids) <= _FEW_ACCOUNTS else files
+    if not 0 < len(dids) <= _FEW_ACCOUNTS:
+        return lake.filters.may_hold(files, wanted)
+    others = {column: values for column, values in wanted.items() if column != "did"}
+    if others:
+        # Keys rule out most files without reading anything.
+        return lake.filters.may_hold(lake.accounts.may_hold(lake.filters.may_hold(files, others), dids), wanted)
+    return [file for file, _ in _known(lake, files, dids)]
+
+
+def _accounts(wanted: Wanted) -> list[str]:
+    return [did for did in wanted.get("did", ()) if isinstance(did, str)]
+
+
+def _known(
+    lake: Lake, files: Sequence[LiveFile], dids: Sequence[str]
+) -> list[tuple[LiveFile, Sequence[Activity] | None]]:
+    """The files that can have rows of some accounts with what the index knows of them; where it knows nothing, the filters rule."""
+    found = lake.accounts.of(files, dids)
+    kept = {file.path for file in lake.filters.may_hold([f for f, parts in found if parts is None], {"did": dids})}
+    return [(file, parts) for file, parts in found if parts is not None or file.path in kept]
+
+
+def counted(lake: Lake, plan: Scan, dids: Sequence[str], rows: Callable[[Activity], int]) -> Scan:
+    """The plan without the files that have no row of one of the accounts that counts, and with how many they have (`rows`: of what
+    one of them has in a collection). May block for the index and for filters."""
+    if len(dids) > _FEW_ACCOUNTS:
+        return replace(holding(lake, plan, {"did": dids}), counts={})
+    counts, kept = {}, []
+    for file, parts in _known(lake, plan.files, dids):
+        if parts is not None:
+            counts[file.path] = sum(map(rows, parts))
+        if counts.get(file.path) != 0:
+            kept.append(file)
+    return replace(plan, files=tuple(kept), counts=counts)
 
 
 def key_of(uri: RecordUri) -> Wanted:
@@ -52,9 +85,9 @@ def naming(stem: str, keys: Sequence[int | None]) -> Wanted:
 
 def narrow_by_keys(lake: Lake, plan: Scan, filters: PostFilters) -> Scan:
     """The plan without the files of posts that cannot match the filter's author, thread, and what it answers or quotes. Handles
-    that are not resolved yet tell nothing."""
-    if filters.author and all(is_did(author) for author in filters.author):
-        plan = holding(lake, plan, {"did": filters.author})
+    that are not resolved yet tell nothing; who has what is asked once for a plan."""
+    if plan.counts is None and filters.author and all(is_did(author) for author in filters.author):
+        plan = counted(lake, plan, filters.author, lambda part: part.standing)
     for stem, uri in (("reply_parent", filters.reply_to), ("quote", filters.quoted)):
         if uri is not None:
             plan = holding(lake, plan, naming(stem, [tid_value(uri.rkey)]))

@@ -18,12 +18,13 @@ import pyarrow as pa
 from api.current import IS_RECORD
 from api.cursors import Cursor
 from api.engine import Session
-from api.key_skip import holding
+from api.key_skip import counted, holding
 from api.relation import READ_FILES, Lake, Source
 from api.snapshots import Scan, as_of_predicate
 from api.sql import Bound, all_of, one_of, range_predicates
 from api.times import format_time
 from api.walk import Page, walk
+from lake.account_index import Activity
 from lake.convert import ERASED, from_lake, lake_schema
 from lake.fold import content_columns
 from schemas.errors import BadRecord
@@ -109,10 +110,19 @@ def run_records(session: Session, lake: Lake, plan: RecordPlan) -> tuple[Page, l
 
 def _holders(lake: Lake, plan: RecordPlan) -> Scan:
     """The files that can hold a row of the plan."""
-    wanted: dict[str, Sequence[str | int]] = {"did": plan.authors} if plan.authors else {}
+    found = plan.scan
     if plan.rkey_value is not None:
-        wanted["rkey_tid"] = [plan.rkey_value]
-    return holding(lake, plan.scan, wanted)
+        accounts = {"did": plan.authors} if plan.authors else {}
+        found = holding(lake, found, accounts | {"rkey_tid": [plan.rkey_value]})
+    if not plan.authors:
+        return found
+
+    def rows(part: Activity) -> int:
+        if part.collection != plan.collection:
+            return 0
+        return part.standing if plan.view is View.CURRENT else part.creates + part.updates + part.deletes
+
+    return counted(lake, found, plan.authors, rows)
 
 
 def standings(session: Session, lake: Lake, scan: Scan, rows: pa.Table) -> list[str]:

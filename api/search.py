@@ -83,23 +83,35 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     """Produce one page."""
     plan = replace(plan, scan=narrow_by_keys(lake, plan.scan, plan.selection.filters))
     if not plan.scan.files:
-        return Page(lake_schema(POST).empty_table().select(list(plan.columns)), None, True, 0, 0)
+        return _nothing(plan)
     if plan.sample_seed is not None:
         return _sample(session, lake, plan)
     if plan.sort is Sort.ENGAGED:
         return _engaged(session, lake, plan)
+    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.FEW)
+    spare = 0
+    if plan.scan.counts is not None and source.ends is not None:
+        authors = pa.array(plan.selection.filters.author, pa.string())
+        if source.ends.hides(authors):
+            return _nothing(plan)
+        spare = source.ends.about(authors).records.num_rows
     return walk(
         session,
         lake,
         plan.scan,
-        prepare(session, lake, plan.scan, plan.selection, reader=Reader.FEW),
+        source,
         plan.columns,
         newest_first=plan.sort is Sort.NEWEST,
         limit=plan.limit,
         cursor=plan.cursor,
         seconds=plan.seconds,
         wording=Wording.of(plan.selection.filters),
+        spare=spare,
     )
+
+
+def _nothing(plan: SearchPlan) -> Page:
+    return Page(lake_schema(POST).empty_table().select(list(plan.columns)), None, True, 0, 0)
 
 
 _KEYS_OF_ROWS: Final = ", ".join(f"r.{name}" for name in (*_KEYS, *ROW))

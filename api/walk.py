@@ -125,7 +125,7 @@ def walk(
     for number, step in enumerate(steps):
         here = replace(scan, files=step)
         to_read = sum(map(scan.rows_to_read, step))
-        if wording is not None and _is_rare(limit + 1 - missing, rows_scanned, to_read, here.rows):
+        if wording is not None and not scan.counts and _is_rare(limit + 1 - missing, rows_scanned, to_read, here.rows):
             here = with_matching_rows(session, lake.root, here, wording)
         part = _first(session, lake, here, source, names, newest_first, missing) if here.files else found[0]
         files_read += len(step)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,10 @@ class FilterIndex:
         Small files and columns without a filter count as if they held everything. Blocks for about ten microseconds per file
         and column when the files are in memory, and for reading the footers of files that were not asked about before.
         """
-        hashed = {column: [_hashed(value) for value in values] for column, values in wanted.items()}
+        hashed = {
+            column: [_hashed(value) for value in (sorted(values, key=int) if column in _RANGED else values)]
+            for column, values in wanted.items()
+        }
         return [file for file in files if file.kind != "rolled" or self._may_hold(file, hashed)]
 
     def _may_hold(self, file: LiveFile, wanted: Mapping[str, Sequence[Wanted]]) -> bool:
@@ -180,12 +184,18 @@ def _size_of(head: bytes) -> tuple[int, int]:
 
 
 def _within(ranges: Mapping[str, Range], wanted: Mapping[str, Sequence[Wanted]]) -> dict[str, Sequence[Wanted]]:
-    """The values of each column that lie between the least and greatest of a row group, where those are known."""
+    """The values of each column that lie between the least and greatest of a row group, where those are known; `wanted` has them
+    in order."""
     found = dict(wanted)
     for column in wanted.keys() & ranges.keys():
         least, greatest = ranges[column]
-        found[column] = [one for one in wanted[column] if least <= int(one.value) <= greatest]
+        values = wanted[column]
+        found[column] = values[bisect_left(values, least, key=_number) : bisect_right(values, greatest, key=_number)]
     return found
+
+
+def _number(wanted: Wanted) -> int:
+    return int(wanted.value)
 
 
 def _hashed(value: Value) -> Wanted:

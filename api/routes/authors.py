@@ -23,6 +23,7 @@ from api.parameters import known_parameters
 from api.routes.common import snapshot_of
 from api.services import Services, services
 from api.snapshots import Scan, coverage_json, scan, snapshot_json
+from lake.manifest import Snapshot
 
 router = APIRouter(tags=["authors"], dependencies=[Depends(known_parameters)])
 
@@ -123,23 +124,20 @@ async def author(
         return [scan(snapshot, table, query.start, query.end) for table in tables]
 
     scans = await asyncio.to_thread(plan)
-    size = sum(one.bytes for one in scans)
-    charge_bytes(request, size)
+    did = wanted if is_did(wanted) else await _did_of(request, here, snapshot, wanted)
 
-    def shares(did: str) -> AuthorPlan:
+    def described() -> AuthorPlan:
         actor = Actor(did, query.start, query.end)
         return AuthorPlan(snapshot, actor, [share_of(here.lake, one, actor) for one in scans], query.daily)
 
-    # Whom a handle names is looked up as a query, so that it is not known yet what has to be read.
-    known = await asyncio.to_thread(shares, wanted) if is_did(wanted) else None
-    to_read = size if known is None else sum(share.bytes_to_read for share in known.shares)
-
-    def work(session: Session) -> dict[str, Any] | None:
-        return run_author(
-            session, here.lake, known or shares(resolve(session, here.lake.root, snapshot, {wanted})[wanted])
-        )
-
-    found = await here.query(request, work, heavy=to_read > here.settings.heavy_bytes)
+    known = await asyncio.to_thread(described)
+    to_read = sum(share.bytes_to_read for share in known.shares)
+    charge_bytes(request, to_read)
+    found = await here.query(
+        request,
+        lambda session: run_author(session, here.lake, known),
+        heavy=to_read > here.settings.heavy_bytes,
+    )
     if found is None:
         detail = f"no event of this archive is about {wanted}"
         raise ApiError(Problem.NOT_FOUND, detail, errors=[FieldError("actor", detail, "path")])
@@ -151,3 +149,14 @@ async def author(
         ),
     }
     return json_answer(found)
+
+
+async def _did_of(request: Request, here: Services, snapshot: Snapshot, handle: str) -> str:
+    """Whom a handle names: a query of its own, because only then it is known how much there is to read."""
+    identities = await asyncio.to_thread(scan, snapshot, "identity", None, None)
+
+    def work(session: Session) -> dict[str, str]:
+        return resolve(session, here.lake.root, snapshot, {handle})
+
+    found = await here.query(request, work, heavy=identities.bytes > here.settings.heavy_bytes)
+    return found[handle]

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from api.aggregates import run_counts
+from lake import account_index
 from tests.api.conftest import MakeClient
 from tests.api.lake_builder import LakeBuilder, did
 from tests.api.test_posts_and_records import get
@@ -71,7 +72,11 @@ def test_either_half_of_a_search_may_find_nothing(
 def test_light_answers_do_not_wait_for_heavy_ones(
     builder: LakeBuilder, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    builder.identity(did(0), "zero.example.com")
     posts = fill(builder)
+    snapshot = builder.manifest.snapshot()
+    for file in account_index.missing(builder.root, snapshot):
+        account_index.build(builder.store, file)
     go_on = threading.Event()
     entered = threading.Semaphore(0)
 
@@ -81,7 +86,7 @@ def test_light_answers_do_not_wait_for_heavy_ones(
         return run_counts(*arguments)
 
     monkeypatch.setattr("api.routes.counts.run_counts", held)
-    client = make_client(heavy_bytes=0, heavy_slots=1, queue_seconds=60)
+    client = make_client(heavy_bytes=snapshot.totals("identity").bytes, heavy_slots=1, queue_seconds=60)
     answers: list[httpx.Response] = []
 
     def heavy() -> None:
@@ -96,6 +101,8 @@ def test_light_answers_do_not_wait_for_heavy_ones(
         assert len(get(client, "/v1/search", limit=5)["results"]) == 5
         assert len(get(client, "/v1/search", limit=5, text="word", total="exact")["results"]) == 5
         assert get(client, f"/v1/posts/{posts[7]['uri']}")["standing"] == "current"
+        for actor in (did(0), "zero.example.com"):
+            assert get(client, f"/v1/authors/{actor}", daily="true")["activity"][0]["creates"] == 20
         assert not answers
         assert time.monotonic() - began < 30
     finally:
