@@ -49,7 +49,8 @@ def main(arguments: Sequence[str]) -> None:
             f"inputs: {facts['rows']:,} rows of posts over {options.days} day(s), {facts['bytes'] / 1e6:,.0f} MB in",
             f"{facts['files']} files, text index {facts['index_bytes'] / facts['bytes']:.1%} of that; {others};",
             f"all tables {facts['all_bytes'] / 1e9:.1f} GB,",
-            f"account index {facts['account_bytes'] / facts['all_bytes']:.1%} of that;",
+            f"account index {facts['account_bytes'] / facts['all_bytes']:.1%} of that,",
+            f"engagement index {facts['engagement_bytes'] / facts['all_bytes']:.1%};",
             f"{multiprocessing.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         )
         with Service(folder) as service, httpx.Client(base_url=service.url, timeout=600) as client:

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from benchmarks.api_rows import (
     post_rows,
 )
 from benchmarks.api_texts import Texts, languages
-from lake import account_index, text_index
+from lake import account_index, engagement_bounds, named_keys, text_index
 from lake.commit import superseding_rows
 from lake.convert import lake_schema
 from lake.dictionaries import joined
@@ -133,11 +134,6 @@ class Filler:
         advance = Advance(topic, self._partition, first, after, self._epochs[table])
         self._manifest.commit(Commit(f"{table}-{self._partition}-{first}", (advance,), (file,)))
         self._offsets[topic] = after
-        live = self._manifest.file(made.path)
-        assert live is not None
-        account_index.build(self._store, live)
-        if table == POST:
-            text_index.build(self._store, live)
 
     def close(self) -> None:
         """Close the manifest."""
@@ -158,41 +154,74 @@ def _fill(folder: str, partition: int, first_day: int, end_day: int, last_day: i
     filler.close()
 
 
+def _index(folder: str, part: int) -> None:
+    """Make the side files that are missing, as maintenance does; each process those of every so many-th file."""
+    os.nice(10)
+    store = LakeStore(Path(folder) / "lake")
+    manifest = open_manifest(str(Path(folder) / "manifest.sqlite"))
+    snapshot = manifest.snapshot()
+    manifest.close()
+    for index in (text_index, account_index, named_keys):
+        for file in sorted(index.missing(store.root, snapshot), key=lambda file: file.path):
+            if file.hour_us // HOUR_US % _PROCESSES == part:
+                index.build(store, file)
+
+
 def _index_bytes(folder: Path) -> dict[str, int]:
     return {
         name: sum(path.stat().st_size for path in (folder / "lake" / index).glob("*"))
-        for name, index in (("index_bytes", text_index.FOLDER), ("account_bytes", account_index.FOLDER))
+        for name, index in (
+            ("index_bytes", text_index.FOLDER),
+            ("account_bytes", account_index.FOLDER),
+            ("engagement_bytes", named_keys.FOLDER),
+        )
     }
 
 
 def build(folder: Path, days: int, per_day: int) -> dict[str, Any]:
-    """Write the lake unless `folder` has one of the same size; returns what it holds. Blocks for about 4 core seconds an hour
-    of 96,000 posts."""
+    """Write the lake unless `folder` has one of the same size, and the side files that it lacks; returns what it holds. Blocks for
+    about 5 core seconds an hour of 96,000 posts."""
     facts_path = folder / f"facts-{days}-{per_day}.json"
-    if facts_path.exists():
-        # The index of a lake that is kept may have been made anew since.
-        return dict(json.loads(facts_path.read_text())) | _index_bytes(folder)
+    if not facts_path.exists():
+        _write(folder, days, per_day)
+    _run(_index, [(str(folder), number) for number in range(_PROCESSES)])
+    manifest = open_manifest(str(folder / "manifest.sqlite"))
+    snapshot = manifest.snapshot()
+    store = LakeStore(folder / "lake")
+    for index in (text_index, account_index, named_keys, engagement_bounds):
+        index.sweep(store.root, snapshot)
+    engagement_bounds.update(store, snapshot, lambda: True)
+    facts = _facts(folder, manifest)
+    manifest.close()
+    facts_path.write_text(json.dumps(facts))
+    return facts
+
+
+def _write(folder: Path, days: int, per_day: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     open_manifest(str(folder / "manifest.sqlite"), create=True).close()
     rows = max(1, per_day // 24)
     edges = [days * number // _PROCESSES for number in range(_PROCESSES + 1)]
+    _run(
+        _fill,
+        [
+            (str(folder), number, first, end, days - 1, rows)
+            for number, (first, end) in enumerate(itertools.pairwise(edges))
+            if end > first
+        ],
+    )
+
+
+def _run(body: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """Run a function in a process for each of some arguments. Raises SystemExit when one fails."""
     context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_fill, args=(str(folder), number, first, end, days - 1, rows))
-        for number, (first, end) in enumerate(itertools.pairwise(edges))
-        if end > first
-    ]
+    workers = [context.Process(target=body, args=one, daemon=True) for one in arguments]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
         if worker.exitcode:
-            raise SystemExit(f"a process that writes the lake ended with {worker.exitcode}")
-    manifest = open_manifest(str(folder / "manifest.sqlite"))
-    facts = _facts(folder, manifest)
-    manifest.close()
-    facts_path.write_text(json.dumps(facts))
-    return facts
+            raise SystemExit(f"a process that makes the lake ended with {worker.exitcode}")
 
 
 def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:

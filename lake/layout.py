@@ -61,6 +61,7 @@ _LINKS: Final = frozenset(
 
 _LOOKED_UP: Final = {
     _POSTS: {
+        "did": 0.1,
         "rkey_tid": 0.05,
         "reply_root_rkey_tid": 0.02,
         "reply_parent_rkey_tid": 0.02,
@@ -71,7 +72,8 @@ _LOOKED_UP: Final = {
     "app.bsky.graph.follow": {"subject": 0.02},
 }
 """Columns with a bloom filter in rolled files, and of how many files without the value one may be read for nothing: which record it
-is, what it is about (`lake.bloom` asks them). Who wrote it is in the index of accounts (`lake.account_index`)."""
+is, what it is about (`lake.bloom` asks them). Who wrote it is in the index of accounts (`lake.account_index`); of posts a reader
+leaves out a row group by it."""
 
 _BLOOM_FROM_ROWS: Final = 10_000
 """Of files of 19,000 rows a filter is asked in a tenth of the time that reading the column takes; smaller files save less."""
