@@ -97,7 +97,7 @@ class Compression:
 
     links: int = 1
     texts: int = 9
-    rewritten: int = 6
+    rewritten: int = 3
 
 
 def sort_keys(table: str) -> list[tuple[str, str]]:
