@@ -44,8 +44,13 @@ def test_files_stay_while_nobody_knows_whether_they_are_live(
         applied(what)
         raise CommitOutcomeUnknown("the connection is gone")
 
+    asked: list[str] = []
+
     def unreachable(what: str) -> None:
-        raise ManifestUnavailable("nobody answers")
+        """At last it answers that it has no such commit, which is still under way."""
+        asked.append(what)
+        if len(asked) <= commit._LOOK_UPS:
+            raise ManifestUnavailable("nobody answers")
 
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "commit", lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import POST, START, Writer, commit_row
+from support import HOUR, POST, START, Writer, commit_row, tid
 
 from lake.manifest import Manifest, open_manifest
 from lake.rebuild import rebuild
@@ -51,3 +51,23 @@ def test_a_file_stands_for_all_that_went_into_it_however_often_it_was_merged(
     store.unlink(rolled[:-1])
     found = rebuild(store, open_manifest(str(tmp_path / "again.db"), create=True))
     assert (found.merged, set(found.replaced), found.rows) == ((), set(small), 3)
+
+
+@pytest.mark.parametrize("first", ["creates", "deletion", "late"])
+def test_what_is_left_to_do_and_how_far_back_to_look_outlives_a_merge(
+    store: LakeStore, manifest: Manifest, first: str
+) -> None:
+    """Whichever of the files has it: a deletion that is not applied yet, a row that was made long before."""
+    writer = Writer(store, manifest)
+    batches = {
+        "creates": [commit_row(POST, 1, START + 5)],
+        "deletion": [commit_row(POST, 2, START + 6, "delete", START)],
+        "late": [commit_row(POST, 3, START + 7, rev=tid(START - 5 * HOUR))],
+    }
+    for name in (first, *(name for name in batches if name != first)):
+        writer.write(post=batches[name])
+    rolled = roll_hour(store, manifest, POST, START)
+    (file,) = manifest.snapshot().files(POST)
+    assert rolled.merged == 3
+    assert (file.pending, file.supersedes, file.since_us) == (True, 1, START - 5 * HOUR)
+    assert store.footer(file.path)["since_us"] == file.since_us
