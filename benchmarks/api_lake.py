@@ -160,11 +160,11 @@ def _index(folder: str, part: int) -> None:
     store = LakeStore(Path(folder) / "lake")
     manifest = open_manifest(str(Path(folder) / "manifest.sqlite"))
     snapshot = manifest.snapshot()
-    manifest.close()
     for index in (text_index, account_index, named_keys):
         for file in sorted(index.missing(store.root, snapshot), key=lambda file: file.path):
             if file.hour_us // HOUR_US % _PROCESSES == part:
                 index.build(store, file)
+    manifest.close()
 
 
 def _index_bytes(folder: Path) -> dict[str, int]:
