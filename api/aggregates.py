@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -113,16 +113,20 @@ class CountPlan:
     background: Scan | None = None
 
 
-def run_counts(session: Session, lake: Lake, plan: CountPlan, rolled: Mapping[int, int] | None = None) -> list[Bucket]:
-    """Every bucket of the range in order, also the empty ones. `rolled`: counts of hours that are not in `plan.scan`."""
-    matching = _by_bucket(session, lake, plan, plan.scan, plan.selection)
+def run_counts(
+    session: Session, lake: Lake, plan: CountPlan, rolled: Mapping[int, int] | None = None
+) -> tuple[list[Bucket], int | None]:
+    """Every bucket of the range in order, also the empty ones, and the distinct authors of the whole range if they are asked for.
+    `rolled`: counts of hours that are not in `plan.scan`."""
+    matching, people = _by_bucket(session, lake, plan, plan.scan, plan.selection)
     for hour_us, count in (rolled or {}).items():
         bucket = bucket_start(to_datetime(hour_us), plan.interval)
         known, authors = matching.get(bucket, (0, 0))
         matching[bucket] = (known + count, authors)
     background = None
     if plan.background is not None:
-        background = _by_bucket(session, lake, plan, plan.background, _unfiltered(plan.selection))
+        everyone = replace(plan, authors=False)
+        background, _ = _by_bucket(session, lake, everyone, plan.background, _unfiltered(plan.selection))
     buckets = []
     start = bucket_start(to_datetime(plan.start_us), plan.interval)
     end = to_datetime(plan.end_us)
@@ -137,17 +141,7 @@ def run_counts(session: Session, lake: Lake, plan: CountPlan, rolled: Mapping[in
             )
         )
         start = next_bucket(start, plan.interval)
-    return buckets
-
-
-def total_authors(session: Session, lake: Lake, plan: CountPlan) -> int:
-    """Distinct authors over the whole range."""
-    if not plan.scan.files:
-        return 0
-    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.ALL)
-    of = matches(session, lake, plan.scan, source, "did")
-    rows = session.rows(f"SELECT count(DISTINCT r.did) FROM {of.relation} WHERE {of.condition}", of.bound.values)
-    return int(rows[0][0])
+    return buckets, people if plan.authors else None
 
 
 def _unfiltered(selection: Selection) -> Selection:
@@ -158,16 +152,22 @@ def _unfiltered(selection: Selection) -> Selection:
 
 def _by_bucket(
     session: Session, lake: Lake, plan: CountPlan, scan: Scan, selection: Selection
-) -> dict[datetime, tuple[int, int]]:
+) -> tuple[dict[datetime, tuple[int, int]], int]:
+    """Posts and authors of each bucket, and of all together."""
     if not scan.files:
-        return {}
+        return {}, 0
     source = prepare(session, lake, scan, selection, reader=Reader.ALL)
-    authors = "count(DISTINCT r.did)" if plan.authors else "0"
-    clock = clock_column(selection.filters.clock)
-    selected = f"date_trunc('{plan.interval}', r.{clock}) AS bucket, count(*), {authors}"
+    selected = f"date_trunc('{plan.interval}', r.{clock_column(selection.filters.clock)}) AS bucket, count(*)"
+    selected += ", count(DISTINCT r.did)" if plan.authors else ", 0"
+    # One pass counts the authors of each bucket and of the range.
+    grouped = "GROUPING SETS ((bucket), ())" if plan.authors else "bucket"
     of = matches(session, lake, scan, source, selected)
-    rows = session.rows(f"SELECT {selected} FROM {of.relation} WHERE {of.condition} GROUP BY ALL", of.bound.values)
-    return {_naive(bucket): (count, authors) for bucket, count, authors in rows if bucket is not None}
+    rows = session.rows(
+        f"SELECT {selected}, grouping(bucket) FROM {of.relation} WHERE {of.condition} GROUP BY {grouped}",
+        of.bound.values,
+    )
+    found = {_naive(bucket): (count, authors) for bucket, count, authors, _ in rows if bucket is not None}
+    return found, next((authors for _, _, authors, every in rows if every), 0)
 
 
 def _naive(value: Any) -> datetime:

@@ -22,7 +22,6 @@ from api.engagement import KEYS, count_engagement, is_likely, likely, named_from
 from api.engine import Session
 from api.fetch import fetch
 from api.identifiers import POST
-from api.key_skip import narrow_by_keys
 from api.matches import matches
 from api.posts_query import Reader, Selection, prepare, selects_by_text, selects_many
 from api.relation import ROW, Lake, Source
@@ -62,7 +61,8 @@ _KEYS: Final = ("time", "did", "rkey_tid", "rkey_text", "kafka_partition", "kafk
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Everything a worker needs to produce one page. `seconds`: after that a walk ends the page early."""
+    """Everything a worker needs to produce one page. `scan`: the files that can hold a match, as far as keys and text tell;
+    `seconds`: after that a walk ends the page early."""
 
     scan: Scan
     selection: Selection
@@ -81,7 +81,6 @@ class SearchPlan:
 
 def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
     """Produce one page."""
-    plan = replace(plan, scan=narrow_by_keys(lake, plan.scan, plan.selection.filters))
     if not plan.scan.files:
         return _nothing(plan)
     if plan.sample_seed is not None:

@@ -26,6 +26,7 @@ from api.key_skip import narrow_by_keys
 from api.labels.service import labels_of
 from api.labels.sql import LabelCondition
 from api.posts_query import Selection, narrow
+from api.relation import Lake
 from api.services import Services
 from api.snapshots import Scan, coverage_json, scan, snapshot_json
 from api.tabular import MEDIA_TYPES, TableFormat, table_bytes
@@ -48,6 +49,11 @@ class Planned:
     query: PostQuery
     labels: tuple[LabelCondition, ...]
     not_labels: tuple[LabelCondition, ...]
+
+    def narrowed(self, lake: Lake, selection: Selection) -> Scan:
+        """`scan` without what a selection rules out whose handles are resolved. May block for the files' filters where the query
+        named handles: of everything else they were asked before."""
+        return narrow_by_keys(lake, self.scan, selection.filters) if handles_of(self.query) else self.scan
 
     def meaning(self) -> dict[str, Any]:
         """What was asked, as JSON values that mean the same for ever: label tables stand with their versions."""

@@ -23,7 +23,6 @@ from api.aggregates import (
     default_interval,
     run_counts,
     run_groups,
-    total_authors,
 )
 from api.answers import (
     QUERY_PROBLEMS,
@@ -141,13 +140,13 @@ async def counts(
         if language is not None:
             found = here.rollups.counts(session, here.lake, planned.whole, selection.filters, language)
             plan = CountPlan(found.rest, selection, interval, start, end, authors=False)
-            return run_counts(session, here.lake, plan, found.hours), None
+            return run_counts(session, here.lake, plan, found.hours)
         if planned.as_of is not None:
             since = posts_since(session, here.lake, planned.whole, selection.filters)
         plan = CountPlan(
             planned.scan, selection, interval, start, end, query.authors, planned.whole if query.share else None
         )
-        return run_counts(session, here.lake, plan), total_authors(session, here.lake, plan) if query.authors else None
+        return run_counts(session, here.lake, plan)
 
     heavy = None
     if language is not None:

@@ -162,7 +162,9 @@ def _file_size(
     """The size of an export with the default columns, from the newest matches."""
     if query.target is not Target.EXPORT:
         return None
-    plan = SearchPlan(planned.scan, selection, Sort.NEWEST, DEFAULT_FIELDS, _SAMPLE, None, _ESTIMATE_SECONDS)
+    plan = SearchPlan(
+        planned.narrowed(here.lake, selection), selection, Sort.NEWEST, DEFAULT_FIELDS, _SAMPLE, None, _ESTIMATE_SECONDS
+    )
     rows = publish(POST, run_search(session, here.lake, plan).rows, DEFAULT_FIELDS)
     if not rows.num_rows:
         return 0

@@ -220,7 +220,13 @@ async def _rows(
 ) -> tuple[Page, pa.Table]:
     def work(session: Session, selection: Selection) -> tuple[Page, pa.Table]:
         plan = SearchPlan(
-            planned.scan, selection, Sort.NEWEST, _FIELDS, max(1, limit), cursor, here.settings.page_seconds
+            planned.narrowed(here.lake, selection),
+            selection,
+            Sort.NEWEST,
+            _FIELDS,
+            max(1, limit),
+            cursor,
+            here.settings.page_seconds,
         )
         page = run_search(session, here.lake, plan)
         rows = publish(POST, page.rows, _FIELDS)

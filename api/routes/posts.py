@@ -22,7 +22,7 @@ from api.errors import ApiError, FieldError, Problem
 from api.filters import PostFilters
 from api.handles import resolve
 from api.identifiers import POST, RecordUri, is_did, parse_record_uri
-from api.key_skip import holding, key_of
+from api.key_skip import holding, key_of, narrow_by_keys
 from api.parameters import known_parameters
 from api.posts import FoundPost, engagement_series, find_post, key_table, thread_depths
 from api.posts_query import Selection
@@ -223,7 +223,8 @@ async def thread(
     def work(session: Session) -> tuple[RecordUri, FoundPage, list[dict[str, Any]]]:
         resolved = with_did(session, here, snapshot, wanted)
         selection = Selection(PostFilters.model_construct(thread=resolved))
-        plan = SearchPlan(posts, selection, Sort.OLDEST, fields, limit, cursor, here.settings.page_seconds)
+        held = narrow_by_keys(here.lake, posts, selection.filters)
+        plan = SearchPlan(held, selection, Sort.OLDEST, fields, limit, cursor, here.settings.page_seconds)
         page = run_search(session, here.lake, plan)
         before: list[dict[str, Any]] = []
         if cursor is not None:

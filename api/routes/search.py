@@ -139,7 +139,9 @@ async def search(
     begun: FoundPage | None = None
 
     def begin(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
-        plan = SearchPlan(planned.scan, selection, query.sort, fields, limit, cursor, settings.light_seconds)
+        plan = SearchPlan(
+            planned.narrowed(here.lake, selection), selection, query.sort, fields, limit, cursor, settings.light_seconds
+        )
         page = run_search(session, here.lake, plan)
         if page.complete or page.rows.num_rows == limit:
             return finish(session, selection, page)
@@ -150,7 +152,9 @@ async def search(
     def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
         missing, place = (limit, cursor) if begun is None else (limit - begun.rows.num_rows, begun.next)
         left = settings.page_seconds if begun is None else max(0.0, settings.page_seconds - settings.light_seconds)
-        plan = SearchPlan(planned.scan, selection, query.sort, fields, missing, place, left, seed)
+        plan = SearchPlan(
+            planned.narrowed(here.lake, selection), selection, query.sort, fields, missing, place, left, seed
+        )
         page = run_search(session, here.lake, plan)
         return finish(session, selection, page if begun is None else joined(begun, page))
 

@@ -388,12 +388,13 @@ def test_answers_equal_a_plain_filter(world: World, data: st.DataObject) -> None
     start, end = START_US, world.builder.now_us + 1
     plan = scan(world.snapshot, POST, filters.start, filters.end)
     with world.engine.session() as session:
-        buckets = run_counts(
+        buckets, authors = run_counts(
             session,
             world.lake,
             CountPlan(plan, Selection(filters), Interval.HOUR, start, end, authors=True),
         )
     assert sum(bucket.count for bucket in buckets) == len(expected)
+    assert authors == len({row["did"] for row in expected})
     by_hour = Counter(hour_of(row["time_us"]) for row in expected)
     assert [bucket.count for bucket in buckets if bucket.count] == [by_hour[hour] for hour in sorted(by_hour)]
     people = {hour: len({row["did"] for row in expected if hour_of(row["time_us"]) == hour}) for hour in by_hour}

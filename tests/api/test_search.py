@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from lake import text_index
+from lake.bloom import FilterIndex
 from tests.api.lake_builder import POST, LakeBuilder, did
 
 
@@ -325,3 +326,24 @@ def test_the_text_index_hides_no_match(
     told = client.get("/v1/explain", params={"text": "photosynthesis"}).json()
     assert told["skipped_files"] >= 7
     assert told["matches"] == 3
+
+
+def test_filters_of_files_are_asked_once_about_an_author(
+    builder: LakeBuilder, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder.post(did(1), "mine")
+    builder.post(did(2), "other")
+    builder.identity(did(1), "one.example.com")
+    builder.commit()
+    asked: list[Any] = []
+    real = FilterIndex.may_hold
+
+    def noting(self: FilterIndex, files: Any, wanted: Any) -> Any:
+        asked.append(dict(wanted))
+        return real(self, files, wanted)
+
+    monkeypatch.setattr(FilterIndex, "may_hold", noting)
+    for name in (did(1), "one.example.com"):
+        assert texts(client, author=name) == ["mine"]
+        assert [list(wanted["did"]) for wanted in asked if "did" in wanted] == [[did(1)]]
+        asked.clear()
