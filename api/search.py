@@ -27,7 +27,6 @@ from api.posts_query import Reader, Selection, prepare, selects_by_text, selects
 from api.relation import ROW, Lake, Source
 from api.snapshots import Scan
 from api.sql import Bound
-from api.text_rows import Wording
 from api.walk import Page, after, order_by, place_of, walk
 from lake.convert import lake_schema
 
@@ -104,7 +103,6 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         limit=plan.limit,
         cursor=plan.cursor,
         seconds=plan.seconds,
-        wording=Wording.of(plan.selection.filters),
         spare=spare,
     )
 

@@ -25,7 +25,6 @@ from api.fetch import PLACE, fetch
 from api.relation import ROW, Lake, Source
 from api.snapshots import Scan
 from api.sql import Bound
-from api.text_rows import Wording, with_matching_rows
 from api.times import to_datetime, to_micros
 from lake.convert import lake_schema
 from lake.manifest import HOUR_US, LiveFile
@@ -36,8 +35,6 @@ _LARGEST_ROWS: Final = 8_000_000
 _AT_ONCE_ROWS: Final = 4
 """All columns are read at once of so many rows for each that a page needs; of more it costs less to open the files of those that
 it needs again."""
-_RARE: Final = 1000
-"""A word that fewer rows have than one in so many is looked for in the texts alone."""
 _ENDED_ROWS: Final = 4
 """A step asks for one more row for so many that it needs, in case that some of them ended."""
 _MAX_PARTITION: Final = 2**31 - 1
@@ -107,11 +104,9 @@ def walk(
     cursor: Cursor | None,
     seconds: float,
     spare: int = 0,
-    wording: Wording | None = None,
 ) -> Page:
     """One page of `source`, with at least the lake columns `columns` and PLACE. Blocks for about `seconds` at most when single
-    steps are short; the runner's deadline holds in any case. spare: how many of the rows that the scan counts may have ended;
-    wording: words that a row must have, looked for beforehand where few have them."""
+    steps are short; the runner's deadline holds in any case. spare: how many of the rows that the scan counts may have ended."""
     until = time.monotonic() + seconds
     names = list(dict.fromkeys((*columns, *PLACE)))
     if cursor is not None:
@@ -123,13 +118,9 @@ def walk(
     position: Cursor | None = None
     steps = _steps(_ahead(scan, cursor, newest_first), newest_first, missing + spare)
     for number, step in enumerate(steps):
-        here = replace(scan, files=step)
-        to_read = sum(map(scan.rows_to_read, step))
-        if wording is not None and not scan.counts and _is_rare(limit + 1 - missing, rows_scanned, to_read, here.rows):
-            here = with_matching_rows(session, lake.root, here, wording)
-        part = _first(session, lake, here, source, names, newest_first, missing) if here.files else found[0]
+        part = _first(session, lake, replace(scan, files=step), source, names, newest_first, missing)
         files_read += len(step)
-        rows_scanned += to_read
+        rows_scanned += sum(scan.rows_to_read(file) for file in step)
         if part.num_rows:
             found.append(part)
         missing -= part.num_rows
@@ -156,11 +147,6 @@ def _steps(scan: Scan, newest_first: bool, wanted: int) -> list[tuple[LiveFile, 
         return counts.get(file.path, 0 if file.kind == "small" else -(-file.rows * wanted // _FIRST_ROWS))
 
     return scan.steps(newest_first=newest_first, first_rows=wanted, largest_rows=_LARGEST_ROWS, rows_of=rows_of)
-
-
-def _is_rare(found: int, scanned: int, to_read: int, rows: int) -> bool:
-    """Whether few of the next rows can be expected to match: of those before them few did, or the text index leaves most out."""
-    return found * _RARE < scanned or 3 * to_read < 2 * rows
 
 
 def _at_once(scan: Scan, count: int) -> bool:
