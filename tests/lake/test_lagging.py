@@ -96,7 +96,10 @@ def test_what_is_added_to_an_earlier_hour_is_known_there(store: LakeStore, manif
     events = [commit_row(POST, who, MADE + who) for who in range(2)]
     writer.write(post=events[:1])
     late = [event | {"time_us": event["time_us"] + 5 * HOUR} for event in events]
+    # As if so many other hours had been touched that this one left the memory.
+    writer.window._hours.clear()
     writer.write(post=late[:1])
+    assert (POST, MADE) in writer.window._earlier
     writer.write(post=events[1:])
     writer.window._hours.clear()
     writer.write(post=late[1:])
