@@ -116,7 +116,7 @@ def walk(
     files_read = rows_scanned = 0
     complete = True
     position: Cursor | None = None
-    steps = _steps(_ahead(scan, cursor, newest_first), newest_first, missing + spare)
+    steps = _steps(_ahead(scan, cursor, newest_first), cursor, newest_first, missing + spare)
     for number, step in enumerate(steps):
         part = _first(session, lake, replace(scan, files=step), source, names, newest_first, missing)
         files_read += len(step)
@@ -136,15 +136,21 @@ def walk(
     return Page(rows, position, complete, files_read, rows_scanned)
 
 
-def _steps(scan: Scan, newest_first: bool, wanted: int) -> list[tuple[LiveFile, ...]]:
+def _steps(scan: Scan, cursor: Cursor | None, newest_first: bool, wanted: int) -> list[tuple[LiveFile, ...]]:
     """The files in steps; where it is known how many rows can match, the first one is expected to have as many as wanted."""
     counts = scan.counts
     if not counts:
         return scan.steps(newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS)
+    begun = None if cursor is None else int(cursor.key[-3])
 
     def rows_of(file: LiveFile) -> int:
-        # Small files have the newest rows, and few of one account; a file that the index does not know is a step.
-        return counts.get(file.path, 0 if file.kind == "small" else -(-file.rows * wanted // _FIRST_ROWS))
+        count = counts.get(file.path)
+        if count is None:
+            # Small files have the newest rows, and few of one account; a file that the index does not know is a step.
+            return 0 if file.kind == "small" else -(-file.rows * wanted // _FIRST_ROWS)
+        # The pages before may have had all of it; an hour more costs less than a step more.
+        spent = begun is not None and file.min_time_us <= begun <= file.max_time_us and count <= wanted
+        return 0 if spent else count
 
     return scan.steps(newest_first=newest_first, first_rows=wanted, largest_rows=_LARGEST_ROWS, rows_of=rows_of)
 

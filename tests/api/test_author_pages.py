@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.current import CurrentState
+from api.cursors import Cursor
 from api.engine import Engine
 from api.filters import PostFilters
 from api.identifiers import tid_value
@@ -69,12 +70,14 @@ class Searched:
         root = self.builder.root
         return Lake(root, CurrentState(root, 2**20), Asked(root), AccountIndex(root))
 
-    def page(self, *people: int, limit: int, sort: Sort = Sort.NEWEST, **more: object) -> Page:
+    def page(
+        self, *people: int, limit: int, sort: Sort = Sort.NEWEST, cursor: Cursor | None = None, **more: object
+    ) -> Page:
         filters = PostFilters(author=[did(number) for number in people], **more)
         plan = scan(self.builder.manifest.snapshot(), POST, filters.start, filters.end)
         with self.engine.session() as session:
             return run_search(
-                session, self.lake(), SearchPlan(plan, Selection(filters), sort, DEFAULT_FIELDS, limit, None, 60)
+                session, self.lake(), SearchPlan(plan, Selection(filters), sort, DEFAULT_FIELDS, limit, cursor, 60)
             )
 
 
@@ -96,6 +99,16 @@ def test_the_files_that_fill_the_page_are_read_and_no_others(searched: Searched)
     assert searched.page(2, limit=8).files_read == 3
     assert searched.page(3, limit=8).files_read == 0
     assert searched.page(1, 2, limit=7, start=START_US + 6 * 3_600_000_000).files_read == 4, "1 + 1 + 5 + 1 posts"
+
+
+@pytest.mark.parametrize("sort", [Sort.NEWEST, Sort.OLDEST])
+def test_a_further_page_begins_in_the_file_of_the_last(searched: Searched, sort: Sort) -> None:
+    first = searched.page(1, limit=4, sort=sort)
+    second = searched.page(1, limit=4, sort=sort, cursor=first.next)
+    keys = [tid_value(post["rkey"]) for post in searched.mine]
+    expected = keys[4:8] if sort is Sort.OLDEST else keys[-5:-9:-1]
+    assert second.rows["rkey_tid"].to_pylist() == expected
+    assert second.files_read == 1 + 4 + 1
 
 
 def test_what_is_pending_is_read_beyond(searched: Searched) -> None:
