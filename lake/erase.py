@@ -86,7 +86,7 @@ def erase(
     complete = True
     with ThreadPoolExecutor(workers, "erase") as pool:
         running: dict[Future[None], int] = {}
-        for file, endings in _candidates(store, snapshot, pending):
+        for file, endings in _candidates(store, snapshot, pending, pool):
             if file.path in progress.looked_at:
                 continue
             while running and (len(running) >= workers or sum(running.values()) + file.rows > max_rows):
@@ -183,7 +183,9 @@ class _Pass:
         return len(ended.places), new
 
 
-def _candidates(store: LakeStore, snapshot: Snapshot, pending: list[LiveFile]) -> Iterator[tuple[LiveFile, Endings]]:
+def _candidates(
+    store: LakeStore, snapshot: Snapshot, pending: list[LiveFile], pool: ThreadPoolExecutor
+) -> Iterator[tuple[LiveFile, Endings]]:
     """Files that pending rows can reach, newest hour first: recent content is asked for most.
 
     Hour by hour and not table by table, so that a large file and small ones are worked on at once.
@@ -192,10 +194,8 @@ def _candidates(store: LakeStore, snapshot: Snapshot, pending: list[LiveFile]) -
     of_accounts = bool(with_endings & {"account", "sync"})
     endings: dict[str, Endings] = {}
     files: list[LiveFile] = []
-    for table in snapshot.tables():
-        if table == "account" or not (of_accounts or table in with_endings):
-            continue
-        found = read_endings(store, snapshot, table)
+    tables = [table for table in snapshot.tables() if table != "account" and (of_accounts or table in with_endings)]
+    for table, found in zip(tables, pool.map(lambda name: read_endings(store, snapshot, name), tables), strict=True):
         if not found.empty:
             endings[table] = found
             files += [file for file in snapshot.files(table) if file.erased < file.rows]
