@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
 from typing import Any
 
 import fastavro
@@ -92,7 +93,9 @@ def test_the_same_rows_and_the_same_bad_messages(table: str, seed: int, harmed: 
         place = rng.randrange(len(values))
         match rng.randrange(4):
             case 0:
-                keys[place] = rng.choice([None, b"", b"did:plc:other", made[0][1]])
+                keys[place] = rng.choice(
+                    [None, b"", b"did:plc:other", made[0][1], made[place][1] + b"1", made[place][1][:-1]]
+                )
             case 1:
                 values[place] = rng.choice([None, b"", b"\xc3\x01"])
             case _:
@@ -132,3 +135,15 @@ def test_what_is_no_record_has_no_layout(ending: bytes) -> None:
     fields = body_codec(latest(LIKE)).fields
     assert layouts.layout_of(value, 10, fields) is not None
     assert layouts.layout_of(value[:-1] + ending, 10, fields) is None or ending == b"\x00"
+
+
+@pytest.mark.parametrize("change", [lambda key: key + b"1", lambda key: key[:-1]])
+def test_a_key_that_only_begins_like_the_account_is_another(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(layouts, "FEWEST", 3)
+    made = [value_of(LIKE, random.Random(number), 1) for number in range(9)]
+    keys: list[bytes | None] = [key for _, key in made]
+    keys[4] = change(made[4][1])
+    rows, bad = outcome(decode(records(LIKE, [value for value, _ in made], keys), LIKE))
+    assert (sorted(rows), list(bad)) == ([0, 1, 2, 3, 5, 6, 7, 8], [4])

@@ -97,9 +97,11 @@ def test_bytes_are_found_wherever_the_client_has_put_them(
     memory = np.zeros(400_000, np.uint8)
     messages = laid_out(pairs, memory, rng)
     arena = Arena(0 if full else 1_000_000)
-    arena.room(0 if full else 123)
+    before, _ = arena.room(0 if full else 123)
+    before[:123] = 0xAA
     found = native_client._columns("topic", messages, np.arange(len(pairs)), arena)
     memory[:] = 0xFF
+    assert (before[:123] == 0xAA).all()
     assert pairs_of(found) == pairs
     assert found.offsets.tolist() == [number * 2 for number in range(len(pairs))]
     check(found.keys, [key for key, _ in pairs])
@@ -146,7 +148,7 @@ def test_what_lies_between_far_places_is_not_touched() -> None:
     """It may be memory that cannot be read."""
     memory = np.zeros(100_000, np.uint8)
     messages = np.zeros(3, MESSAGE)
-    messages["value"] = memory.ctypes.data + np.array([50_000, 0, 4_000])
+    messages["value"] = memory.ctypes.data + np.array([0, 50_000, 54_000])
     messages["value_size"] = 10
     found = native_client._columns("topic", messages, np.zeros(3, np.int64), Arena(0))
     # The last two are less than a page apart.
