@@ -157,7 +157,10 @@ def _of_highest(session: Session, lake: Lake, plan: SearchPlan, bounds: Bounds) 
         found, settled = _of_matches(session, lake, plan, bounds, _places(session, lake, part, source), source, least)
         if settled or not least:
             return found
-        wanted = max(_GROWTH * wanted, int(bounds.reaching[_score(found)]) if found.num_rows > plan.limit else 0)
+        # As many may have this bound that a larger number alone would look at the same ones again.
+        wanted = _GROWTH * int(bounds.reaching[least])
+        if found.num_rows > plan.limit:
+            wanted = max(wanted, int(bounds.reaching[min(_score(found), HIGHEST)]))
 
 
 def _share_that_matches(session: Session, lake: Lake, plan: SearchPlan, source: Source) -> float:
