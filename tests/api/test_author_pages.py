@@ -14,7 +14,7 @@ from api.cursors import Cursor
 from api.engine import Engine
 from api.filters import PostFilters
 from api.identifiers import tid_value
-from api.key_skip import holding
+from api.key_skip import holding, narrow_by_keys
 from api.posts_query import Selection
 from api.relation import Lake
 from api.routes.search import DEFAULT_FIELDS
@@ -74,10 +74,11 @@ class Searched:
         self, *people: int, limit: int, sort: Sort = Sort.NEWEST, cursor: Cursor | None = None, **more: object
     ) -> Page:
         filters = PostFilters(author=[did(number) for number in people], **more)
-        plan = scan(self.builder.manifest.snapshot(), POST, filters.start, filters.end)
+        lake = self.lake()
+        plan = narrow_by_keys(lake, scan(self.builder.manifest.snapshot(), POST, filters.start, filters.end), filters)
         with self.engine.session() as session:
             return run_search(
-                session, self.lake(), SearchPlan(plan, Selection(filters), sort, DEFAULT_FIELDS, limit, cursor, 60)
+                session, lake, SearchPlan(plan, Selection(filters), sort, DEFAULT_FIELDS, limit, cursor, 60)
             )
 
 

@@ -47,7 +47,9 @@ def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several row groups, and bloom filters, in files of some hundred rows."""
     monkeypatch.setattr(layout, "_ROLLED_GROUP_ROWS", 60)
     monkeypatch.setattr(layout, "_LEAST_POST_ROWS", 16)
+    monkeypatch.setattr(layout, "_POST_GROUPS", 8)
     monkeypatch.setattr(layout, "_BLOOM_FROM_ROWS", 1)
+    monkeypatch.setitem(layout._LOOKED_UP, LIKE, {"did": 0.1, "subject_rkey_tid": 0.02})
 
 
 def random_rows(table: str, count: int, seed: int) -> pa.Table:
