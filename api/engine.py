@@ -187,6 +187,8 @@ class Engine:
         # Built in, but its settings are known only once it is loaded. A file never changes, so its footer need not be read again.
         self._connection.execute("LOAD parquet")
         self._connection.execute("SET parquet_metadata_cache = true")
+        # Walks put off columns themselves, and DuckDB 2.0.0 fails where it does so for a reader that was asked for row numbers.
+        self._connection.execute("SET disabled_optimizers = 'late_materialization'")
         allowed = [f"{folder.resolve()}/" for folder in (*folders, spill_dir)]
         self._connection.execute("SET allowed_directories = $folders", {"folders": allowed})
         self._connection.execute("SET enable_external_access = false")

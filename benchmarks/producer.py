@@ -35,7 +35,6 @@ from producers.publisher import Publisher
 from producers.resume import resume_live
 from producers.resyncs import Resyncs
 from producers.session import Session
-from producers.set_aside import SetAside
 from schemas.codec import EventEncoder
 from schemas.framing import SingleObjectFraming
 
@@ -181,7 +180,7 @@ def new_intake(wire: str, bootstrap: str) -> tuple[Publisher, LowWaterMark, Inta
     publisher = Publisher(
         partial(make_kafka_producer, bootstrap), SingleObjectFraming(), settings, mark, lambda *refused: None
     )
-    intake = Intake("bench", wire, 0, publisher, Ceiling(0.2, 5000), Counts(), Resyncs(), SetAside())
+    intake = Intake("bench", wire, 0, publisher, Ceiling(0.2, 5000), Counts(), Resyncs())
     return publisher, mark, intake
 
 

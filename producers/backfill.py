@@ -22,7 +22,6 @@ from producers.intake import Counts, Intake
 from producers.publisher import KafkaConsumer, KafkaProducer, Publisher, read_to_end
 from producers.resyncs import Resyncs
 from producers.segment import Row, SegmentError, decompress_block, rows_of
-from producers.set_aside import SetAside
 from producers.tls import client_context
 from producers.wire import Commit
 from schemas.bodies import Gap
@@ -171,14 +170,7 @@ class _Filling:
             owner._producer_factory, owner._framing, owner._config, self._mark, self._set_aside_refused
         )
         self._intake = Intake(
-            gap.host,
-            ARCHIVE,
-            time.time_ns() // 1000,
-            self._publisher,
-            _no_ceiling(),
-            self._counts,
-            self._resyncs,
-            SetAside(),
+            gap.host, ARCHIVE, time.time_ns() // 1000, self._publisher, _no_ceiling(), self._counts, self._resyncs
         )
         self._read_through = owner.read_through().get(self._key, 0)
         self._stored_at = 0.0

@@ -85,10 +85,9 @@ class Ceiling:
             self._frames //= 2
             self._bad //= 2
 
-    def bad(self, reason: DeadLetterReason, *, again: bool = False) -> None:
-        """Count one bad frame; `again`: it was set aside before. Raises TooManyDeadLettersError."""
-        if not again:
-            self.reasons[reason.value] += 1
+    def bad(self, reason: DeadLetterReason) -> None:
+        """Count one bad frame. Raises TooManyDeadLettersError."""
+        self.reasons[reason.value] += 1
         self._bad += 1
         if self._bad >= _MIN_BEFORE_STOPPING and self._bad > self._share * max(
             self._frames, self._bad, self._window // 2

@@ -15,7 +15,6 @@ from producers.cursor import Batch, Position
 from producers.dead_letters import Ceiling, from_frame
 from producers.publisher import ANY_PARTITION, Publisher, Receipt, trace_headers
 from producers.resyncs import Resyncs
-from producers.set_aside import SetAside
 from producers.wire import Account, Commit, Event, Frame, Identity, Info, Rejected, StreamError, Sync, Unknown
 from schemas.codec import EventEncoder
 from schemas.errors import BadRecord, DeadLetterReason
@@ -70,7 +69,6 @@ class Intake:
         ceiling: Ceiling,
         counts: Counts,
         resyncs: Resyncs,
-        aside: SetAside,
     ) -> None:
         self._host = host
         self._protocol = protocol
@@ -79,7 +77,6 @@ class Intake:
         self._ceiling = ceiling
         self._counts = counts
         self._resyncs = resyncs
-        self._aside = aside
         self._encoder = EventEncoder(host, protocol, publisher.headers)
         self._last_seq = -1
         self.last_event: Event | None = None
@@ -96,7 +93,7 @@ class Intake:
 
         Raises TooManyDeadLettersError, and the client's own error when it cannot go on.
         """
-        publisher, counts = self._publisher, self._counts
+        publisher = self._publisher
         produce, limits = publisher.produce, publisher.limits
         encode_commit = self._encoder.commit
         opened_us = self._opened_us
@@ -173,19 +170,11 @@ class Intake:
                     full = True
                     break
                 assert rejected is not None, "every event ended above"
-                newest = last or self.last_event
-                raw = frame[: limits[DEAD_LETTER]]
-                if self._aside.has(self._host, rejected, raw, None if newest is None else newest.time_us):
-                    passed_over += 1
-                    counts.repeated += 1
-                    self._ceiling.bad(rejected.reason, again=True)
-                    continue
                 try:
                     self._set_aside(rejected, frame, received_us, receipt)
                 except BufferError:
                     full = True
                     break
-                self._aside.note(self._host, rejected, raw, received_us)
                 topics.append(DEAD_LETTER)
                 bad_frames += 1
                 self._ceiling.bad(rejected.reason)
@@ -196,6 +185,7 @@ class Intake:
             by_topic = Counter(topics)
             taken = len(topics) + passed_over
             batch.topics.update(by_topic)
+            counts = self._counts
             counts.topics.update(by_topic)
             counts.received += taken
             counts.enqueued += len(topics) - bad_frames

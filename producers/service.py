@@ -15,13 +15,12 @@ from producers.connector import Attempt, Connector, Opened
 from producers.cursor import LowWaterMark, Position
 from producers.cursor_store import StoredCursors, store
 from producers.dead_letters import Ceiling, from_refused_record
-from producers.errors import BrokerRefusedError, ConnectFailedError, ConnectionEndedError
+from producers.errors import ConnectFailedError, ConnectionEndedError
 from producers.intake import Intake
 from producers.metrics import Instruments
 from producers.publisher import ClientError, KafkaConsumer, KafkaProducer, Publisher, read_to_end
 from producers.resyncs import Resyncs
 from producers.session import Cause, End, Session
-from producers.set_aside import READ_BACK, SetAside
 from producers.status import Status
 from producers.wire import Event
 from schemas.bodies import Gap
@@ -61,7 +60,6 @@ class ProducerService:
         self._mark = LowWaterMark()
         self._ceiling = Ceiling(config.dead_letter_share, config.dead_letter_window)
         self._resyncs = Resyncs()
-        self._aside = SetAside()
         self._status = Status(time.monotonic())
         self._instruments = Instruments()
         # Where the next connection reads on, which is at or after what the stored cursor says.
@@ -90,7 +88,6 @@ class ProducerService:
                 read_to_end(self._consumer_factory, SYNC, self._config.cursor_timeout, last=_SYNCS_REMEMBERED)
             )
             logger.info("resuming after %s", self._position, extra={"cursor": self._position._asdict()})
-        self._recall_set_aside()
         if self._source.archive.automatic:
             self._backfill = BackfillWorker(
                 Backfill(self._source, self._config, self._framing, self._producer_factory, self._consumer_factory)
@@ -103,16 +100,6 @@ class ProducerService:
                     self._stream(*connected, stop)
         finally:
             self._drain()
-
-    def _recall_set_aside(self) -> None:
-        """Also without a cursor: the process before may have died before it stored its first."""
-        try:
-            self._aside.restore(
-                read_to_end(self._consumer_factory, DEAD_LETTER, self._config.cursor_timeout, last=READ_BACK)
-            )
-        except BrokerRefusedError as error:
-            # Letters may have 36 MiB each; no source may keep the producer from starting by sending such.
-            logger.warning("the newest dead letters cannot be read (%s): some may be set aside again", error.message)
 
     def _connect(self, stop: threading.Event) -> tuple[Attempt, Opened] | None:
         """One attempt; None after a failure (which has been waited for) or when asked to stop."""
@@ -147,7 +134,6 @@ class ProducerService:
             self._ceiling,
             self._status.counts,
             self._resyncs,
-            self._aside,
         )
         session = self._session = Session(
             opened.connection,
@@ -221,7 +207,6 @@ class ProducerService:
         self._wait_until(lambda: self._publisher.reachable(_REACHABLE_SECONDS), stop)
         self._position = self._mark.rewind()
         self._last_event = None
-        self._aside.forget()
         self._publisher.reopen()
 
     def _wait(self, seconds: float, stop: threading.Event) -> None:

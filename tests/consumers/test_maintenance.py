@@ -11,7 +11,6 @@ import pytest
 from consumers.config import MaintenanceConfig
 from consumers.maintenance import LOCK, EventClock, MaintenanceService
 from lake.manifest import HOUR_US
-from lake.replay_file import ReplayNote, begin, load_replays
 from tests.consumers.conftest import Lake
 from tests.consumers.support import START_US, events, live_paths, produce, rows_on_disk
 
@@ -115,16 +114,3 @@ def test_the_event_clock_follows_events_and_runs_on_while_they_pause(lake: Lake)
     write(lake, events(10, seed=5, start_us=START_US + 3 * HOUR_US, span_us=60_000_000))
     assert EventClock(0).closed_before(lake.manifest, 0.0, newest + 1) == newest - HOUR_US + 1
     assert EventClock(0).closed_before(lake.manifest, 0.0, START_US - 9 * HOUR_US) == 1 - HOUR_US
-
-
-def test_a_run_settles_what_a_crashed_replay_left_open(lake: Lake) -> None:
-    write(lake, events(100))
-    paths = live_paths(lake.manifest)
-    done = lake.manifest.versions(limit=1)[0].id
-    for swap_id in (done, "never-swapped-in"):
-        begin(lake.store, ReplayNote(swap_id, "app.bsky.feed.post", {paths[0]: "digest"}, [paths[1]]))
-    # Also where the run ends before anything else is done.
-    stop = threading.Event()
-    stop.set()
-    maintenance(lake).run_once(stop)
-    assert [note.committed for note in load_replays(lake.store)] == [True, False]

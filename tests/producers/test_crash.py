@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,10 +19,9 @@ from producers.publisher import read_to_end
 from schemas.topics import CURSOR
 from tests.producers import process
 from tests.producers.harness import Broker, running, wait_for
-from tests.producers.scripted import Peer, ScriptedServer, now_us, v2_like
+from tests.producers.scripted import Peer, ScriptedServer
 from tests.producers.source import Source
 
-SECOND = 1_000_000
 FAST = {"cursor_interval": 0.1, "batch_seconds": 0.05}
 
 
@@ -79,52 +76,6 @@ def test_sigterm_stores_the_last_event_as_the_cursor_and_the_next_start_repeats_
             wait_for(lambda: bool(reports) and int(str(reports[-1]["received"])) >= 1, "the repeated event")
     assert broker.identities() == source.identities()
     assert len(broker.rows()) == 5_001
-
-
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_poison_after_the_cursor_is_set_aside_once_however_the_process_ends(
-    broker: Broker, end: signal.Signals
-) -> None:
-    """The server sends from an inclusive cursor on, which brings back whatever followed the last event."""
-    at = now_us() - SECOND
-    torn, fresh = (json.dumps(v2_like(seq, at + seq)).encode()[:-40] for seq in (2, 4))
-    no_event = b'{"$type":"message","payload":{}}'
-    frames = [v2_like(1, at + 1), torn, no_event]
-
-    def script(*more: Any) -> Callable[[Peer], None]:
-        def run(peer: Peer) -> None:
-            peer.accept()
-            peer.send(*frames, *more)
-            peer.hold()
-
-        return run
-
-    scripts = [script(), script(), script(v2_like(3, at + 3), fresh)]
-    with ScriptedServer(scripts).serve() as url:
-        for letters, repeated in ((2, 0), (2, 2), (3, 2)):
-            child = process.start(
-                broker.settings.bootstrap, {"hosts": [url], "start": "oldest", "protocol": "v2"}, FAST
-            )
-            assert child.stdout is not None
-            report: dict[str, Any] = {}
-            try:
-                # Until every frame of the script was looked at and every record is acknowledged.
-                while not report or (
-                    report["dead_letters"] < letters - repeated
-                    or report["repeated"] < repeated
-                    or report["acknowledged"] < report["enqueued"] + report["dead_letters"]
-                ):
-                    report = json.loads(child.stdout.readline())
-            except BaseException:
-                child.kill()
-                raise
-            child.send_signal(end)
-            assert child.wait(30) == (0 if end is signal.SIGTERM else -signal.SIGKILL)
-            child.stdout.close()
-            assert len(broker.dead_letters()) == letters
-            assert report["repeated"] == repeated
-    assert [letter.raw for letter in broker.dead_letters()] == [torn, no_event, fresh]
-    assert {row["seq"] for row in broker.rows()} == {1, 3}
 
 
 @contextmanager

@@ -9,19 +9,16 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import zstandard
-from confluent_kafka import KafkaError
 
 from pipeline.kafka import KafkaSettings
 from producers.compression import DICTIONARY_PATH
 from producers.errors import SourceSettingsError
 from producers.wire import TIMESTAMP_CURSOR_FLOOR
-from schemas.topics import DEAD_LETTER
-from tests.producers.harness import Broker, Running, running, wait_for
+from tests.producers.harness import Broker, Running, wait_for
 from tests.producers.scripted import Peer, Script, ScriptedServer, info, now_us, v1_like, v2_like
 
 SECOND = 1_000_000
@@ -366,51 +363,6 @@ def test_poison_is_set_aside_with_its_bytes_and_the_stream_goes_on(broker: Broke
         "too_deep", "unrepresentable", "not_json", "not_an_event", "unknown_operation", "bad_time",
     ]  # fmt: skip
     assert (capture.last("dead_letters"), capture.last("unknown")) == (6, 2)
-
-
-class LosesTheFirstLetter:
-    """A Kafka client whose first dead letter is never delivered; everything else is the real client's."""
-
-    lost: ClassVar[list[str]] = []
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._late: list[Callable[[], None]] = []
-
-    def produce(self, topic: str, *options: Any, on_delivery: Any = None, **named: Any) -> None:
-        """Hands over, or will report the loss at the next poll."""
-        if topic != DEAD_LETTER or self.lost:
-            self._client.produce(topic, *options, **named, **({"on_delivery": on_delivery} if on_delivery else {}))
-            return
-        self.lost.append(topic)
-        error = KafkaError(KafkaError._MSG_TIMED_OUT)
-        self._late.append(lambda: on_delivery(error, SimpleNamespace(topic=lambda: topic)))
-
-    def poll(self, timeout: float) -> int:
-        """As the client's."""
-        while self._late:
-            self._late.pop()()
-        return int(self._client.poll(timeout))
-
-    def __len__(self) -> int:
-        return len(self._client) + len(self._late)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-
-def test_a_letter_that_never_arrived_is_set_aside_when_the_source_is_read_again(broker: Broker) -> None:
-    server = ScriptedServer(
-        [sends(v2_like(1, T0 + 1), b"{", then=Peer.hold), sends(v2_like(1, T0 + 1), b"{", v2_like(2, T0 + 2))]
-    )
-    with server.serve() as url:
-        service, _ = broker.producer(url, {"protocol": "v2"}, batch_seconds=0.05)
-        make = service._producer_factory
-        service._producer_factory = lambda **options: LosesTheFirstLetter(make(**options))
-        with running(service):
-            wait_for(lambda: 2 in {row["seq"] for row in broker.rows()}, "the second event")
-    assert LosesTheFirstLetter.lost == [DEAD_LETTER]
-    assert [letter.raw for letter in broker.dead_letters()] == [b"{"]
 
 
 def test_creates_after_a_sync_are_marked_as_resync(broker: Broker) -> None:
