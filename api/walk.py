@@ -169,11 +169,10 @@ def _first(
     at_once = _at_once(scan, count)
     selected = ", ".join(f"r.{name}" for name in dict.fromkeys((*names, *ENDING_KEYS) if at_once else (*PLACE, *ROW)))
     reading, values = lake.reading(scan, f"{selected} {source.joins} {source.condition}")
-    rows = f"SELECT {selected} FROM {source.over(reading)} WHERE {source.condition}"
-    if at_once:
-        # Else the engine puts off all columns but those of the order, and opens the files twice itself.
-        rows = f"WITH found AS MATERIALIZED ({rows}) SELECT * FROM found"
-    statement = f"{rows} ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
+    statement = (
+        f"SELECT {selected} FROM {source.over(reading)} WHERE {source.condition}"
+        f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
+    )
     asked = count if source.ends is None else count + -(-count // _ENDED_ROWS)
     places = session.few(statement, {**source.bound.values, **values, "count": asked})
     if source.ends is None or not places.num_rows:
