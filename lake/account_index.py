@@ -12,17 +12,16 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import polars as pl
 
+from lake import side_files
 from lake.account_pages import Damaged, Pages, encoded, hash_of
 from lake.convert import ERASED
 from lake.manifest import LiveFile, Snapshot
-from lake.paths import sync_folder
 from lake.store import LakeStore
 
 log = logging.getLogger("explorer.lake")
@@ -101,23 +100,12 @@ def build(store: LakeStore, file: LiveFile) -> int:
 
     Blocks for reading three columns: about a second per million rows. Raises FileDamaged, OSError.
     """
-    content = encoded(_kinds(store, file))
-    folder = store.root / FOLDER
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{file.sha256}{_SUFFIX}"
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(path)
-    sync_folder(folder)
-    return len(content)
+    return side_files.write(store.root / FOLDER / f"{file.sha256}{_SUFFIX}", encoded(_kinds(store, file)))
 
 
 def missing(root: Path, snapshot: Snapshot) -> list[LiveFile]:
     """Rolled files without a side file, newest first."""
-    have = _names(root)
+    have = side_files.names(root / FOLDER)
     files = [file for table in snapshot.tables() for file in snapshot.files(table) if file.kind == "rolled"]
     return sorted(
         (file for file in files if f"{file.sha256}{_SUFFIX}" not in have), key=lambda file: file.hour_us, reverse=True
@@ -127,16 +115,7 @@ def missing(root: Path, snapshot: Snapshot) -> list[LiveFile]:
 def sweep(root: Path, snapshot: Snapshot) -> int:
     """Remove side files of files that are not in the lake any more; returns how many. Call under the maintenance lock."""
     wanted = {f"{file.sha256}{_SUFFIX}" for table in snapshot.tables() for file in snapshot.files(table)}
-    gone = _names(root) - wanted
-    for name in gone:
-        (root / FOLDER / name).unlink(missing_ok=True)
-    return len(gone)
-
-
-def _names(root: Path) -> set[str]:
-    with suppress(FileNotFoundError):
-        return {path.name for path in (root / FOLDER).iterdir()}
-    return set()
+    return side_files.remove(root / FOLDER, side_files.names(root / FOLDER) - wanted)
 
 
 @lru_cache(maxsize=_PARSED_KINDS)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake import side_files
 from lake.manifest import LiveFile, Snapshot
 from lake.named_keys import (
     FOLDER,
@@ -122,9 +123,7 @@ def sweep(root: Path, snapshot: Snapshot) -> int:
     """Remove side files of files that are not in the lake any more; returns how many. Call under the maintenance lock."""
     wanted = {f"{file.sha256}{_SUFFIX}" for file in snapshot.files(POSTS)}
     gone = {name for name in names(root) if name.endswith(_SUFFIX)} - wanted
-    for name in gone:
-        (root / FOLDER / name).unlink(missing_ok=True)
-    return len(gone)
+    return side_files.remove(root / FOLDER, gone)
 
 
 def keys_of(tids: pa.ChunkedArray) -> Numbers:

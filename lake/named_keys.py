@@ -21,7 +21,6 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from lake import side_files
 from lake.commit import TID_CLOCK_BITS
 from lake.manifest import HOUR_US, LiveFile, Snapshot
-from lake.paths import sync_folder
 from lake.store import LakeStore
 
 FOLDER: Final = ".engagement-index"
@@ -126,9 +125,7 @@ def sweep(root: Path, snapshot: Snapshot) -> int:
     """Remove side files of files that are not in the lake any more; returns how many. Call under the maintenance lock."""
     wanted = {f"{file.sha256}{_SUFFIX}" for table in NAMING for file in snapshot.files(table)}
     gone = {name for name in names(root) if name.endswith(_SUFFIX)} - wanted
-    for name in gone:
-        (root / FOLDER / name).unlink(missing_ok=True)
-    return len(gone)
+    return side_files.remove(root / FOLDER, gone)
 
 
 def head_of(root: Path, file: LiveFile) -> Head | None:
@@ -159,24 +156,12 @@ def path_of(root: Path, file: LiveFile) -> Path | None:
 
 def names(root: Path) -> set[str]:
     """The names of all side files in the folder."""
-    with suppress(FileNotFoundError):
-        return {path.name for path in (root / FOLDER).iterdir()}
-    return set()
+    return side_files.names(root / FOLDER)
 
 
 def write(root: Path, name: str, content: bytes) -> int:
     """Put a side file in place, durably; returns its bytes. Raises OSError."""
-    folder = root / FOLDER
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(path)
-    sync_folder(folder)
-    return len(content)
+    return side_files.write(root / FOLDER / name, content)
 
 
 def packed(content: bytes) -> bytes:

@@ -22,7 +22,6 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,9 +31,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake import side_files
 from lake.layout import POST_PAGES
 from lake.manifest import LiveFile, Snapshot
-from lake.paths import sync_folder
 from lake.store import LakeStore, read_columns
 from lake.text_grams import codes_of, grams, numbers_of
 
@@ -127,22 +126,12 @@ def build(store: LakeStore, file: LiveFile) -> int:
         texts = read_columns(parquet, file.path, ["text"]).column("text")
     ends = _block_ends(texts, groups)
     slots = _filter_of(texts, ends, int(file.bytes * _LARGEST_SHARE))
-    folder = store.root / FOLDER
-    folder.mkdir(exist_ok=True)
-    path = _path(store.root, file)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as out:
-        written = out.write(_encoded(slots, ends))
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(path)
-    sync_folder(folder)
-    return written
+    return side_files.write(_path(store.root, file), _encoded(slots, ends))
 
 
 def missing(root: Path, snapshot: Snapshot) -> list[LiveFile]:
     """Rolled files of posts without a side file, newest first."""
-    have = _names(root)
+    have = side_files.names(root / FOLDER)
     files = [file for file in snapshot.files(TABLE) if file.kind == "rolled" and f"{file.sha256}{_SUFFIX}" not in have]
     return sorted(files, key=lambda file: file.hour_us, reverse=True)
 
@@ -150,10 +139,7 @@ def missing(root: Path, snapshot: Snapshot) -> list[LiveFile]:
 def sweep(root: Path, snapshot: Snapshot) -> int:
     """Remove side files of files that are not in the lake any more; returns how many. Call under the maintenance lock."""
     wanted = {f"{file.sha256}{_SUFFIX}" for file in snapshot.files(TABLE)}
-    gone = _names(root) - wanted
-    for name in gone:
-        (root / FOLDER / name).unlink(missing_ok=True)
-    return len(gone)
+    return side_files.remove(root / FOLDER, side_files.names(root / FOLDER) - wanted)
 
 
 def parts(root: Path, files: Sequence[LiveFile], condition: Condition | None) -> list[Part]:
@@ -174,12 +160,6 @@ def parts(root: Path, files: Sequence[LiveFile], condition: Condition | None) ->
 
 def _path(root: Path, file: LiveFile) -> Path:
     return root / FOLDER / f"{file.sha256}{_SUFFIX}"
-
-
-def _names(root: Path) -> set[str]:
-    with suppress(FileNotFoundError):
-        return {path.name for path in (root / FOLDER).iterdir()}
-    return set()
 
 
 def _encoded(slots: npt.NDArray[np.uint8], ends: Sequence[int]) -> bytes:
