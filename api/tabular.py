@@ -76,7 +76,13 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 def write_csv(table: pa.Table, sink: Any, *, header: bool) -> None:
-    """RFC 4180 with a line feed: every text quoted, null an empty unquoted field, so that "" and null stay apart."""
+    """RFC 4180 with a line feed: every text quoted, null an empty unquoted field, so that "" and null stay apart.
+
+    Not in a table of one column, where such a null would be an empty line, which pandas, R and Python's csv pass over as
+    no row at all: there null is "" too.
+    """
+    if table.num_columns == 1:
+        table = pa.table({table.column_names[0]: pc.fill_null(table.column(0).cast(pa.string()), "")})
     pacsv.write_csv(table, sink, pacsv.WriteOptions(include_header=header, quoting_style="needed"))
 
 

@@ -85,6 +85,9 @@ def test_an_export_is_all_pages_in_every_format(filled: LakeBuilder, make_client
 
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     @example(chosen={}, fields=FIELDS, limit=7, newest=True, compression="none")
+    # Absent in most rows: lines that a reader of CSV must not take for empty ones.
+    @example(chosen={}, fields=["media_kind"], limit=50, newest=False, compression="none")
+    @example(chosen={}, fields=["likes"], limit=50, newest=False, compression="gzip")
     @given(
         chosen=st.one_of(every.map(lambda filters: dict(list(filters.items())[:1])), every),
         fields=st.lists(st.sampled_from(FIELDS), min_size=1, max_size=6, unique=True),

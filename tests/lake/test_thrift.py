@@ -112,7 +112,10 @@ def test_footers_of_other_programs_are_written_as_they_were(tmp_path: Path, writ
         bloom = {"a": {"ndv": 100, "fpp": 0.1}}
         pq.write_table(rows, path, row_group_size=40, write_page_index=True, bloom_filter_options=bloom)
     elif writer == "duckdb":
-        duckdb.sql(f"COPY rows TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 2048)")
+        # A connection of its own: the module's default one may hold another test's unfinished result.
+        with duckdb.connect() as connection:
+            connection.register("rows", rows)
+            connection.execute(f"COPY rows TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 2048)")
     else:
         pl.DataFrame(rows).write_parquet(path, row_group_size=40)
     data = path.read_bytes()
