@@ -12,12 +12,22 @@ from typing import NamedTuple
 
 
 class Position(NamedTuple):
-    """A place in one host's stream: `seq` is its sequence number, None on software without one; `time_us` its event time."""
+    """A place in one host's stream: `seq` is its sequence number, None on software without one; `time_us` its event time.
+
+    `made_us` is up to when the events had been made that the host had delivered by then, which every host tells alike; None when
+    that is not known. It is long before `time_us` on a host that is behind.
+    """
 
     host: str
     protocol: str
     seq: int | None
     time_us: int
+    made_us: int | None = None
+
+    @property
+    def common_us(self) -> int:
+        """The time up to which another host, by its own clock, need not be asked again."""
+        return self.time_us if self.made_us is None else min(self.time_us, self.made_us)
 
 
 class Batch:

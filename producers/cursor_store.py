@@ -42,7 +42,7 @@ class StoredCursors:
         """The position written last, whichever host it is of; None when the topic is empty."""
         for cursor in self.cursors:
             if cursor.time_us is not None:
-                return Position(cursor.host, cursor.protocol, cursor.seq, cursor.time_us)
+                return Position(cursor.host, cursor.protocol, cursor.seq, cursor.time_us, cursor.made_us)
         return None
 
 
@@ -71,5 +71,5 @@ def store(publisher: Publisher, position: Position, now_us: int) -> None:
 
     Raises BufferError when the client's queue is full; the next call then stores a newer one.
     """
-    cursor = Cursor(position.host, position.protocol, position.seq, position.time_us, now_us)
+    cursor = Cursor(position.host, position.protocol, position.seq, position.time_us, now_us, position.made_us)
     publisher.put_aside(CURSOR, position.host, cursor.encode())

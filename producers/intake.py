@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from producers.behind import Behind
 from producers.cursor import Batch, Position
 from producers.dead_letters import Ceiling, from_frame
 from producers.publisher import ANY_PARTITION, Publisher, Receipt, trace_headers
@@ -80,12 +81,17 @@ class Intake:
         self._encoder = EventEncoder(host, protocol, publisher.headers)
         self._last_seq = -1
         self.last_event: Event | None = None
+        self.behind = Behind()
 
     @property
     def position(self) -> Position | None:
         """Of the last event handed over on this connection."""
         event = self.last_event
-        return None if event is None else Position(self._host, self._protocol, event.seq, event.time_us)
+        return None if event is None else self.position_at(event.seq, event.time_us)
+
+    def position_at(self, seq: int | None, time_us: int) -> Position:
+        """A place in the stream of this connection's host."""
+        return Position(self._host, self._protocol, seq, time_us, self.behind.made_us(time_us))
 
     def take(self, frames: Iterable[tuple[bytes, Frame]], received_us: int, batch: Batch, receipt: Receipt) -> Outcome:
         """Hand over the events of `frames` (source bytes and what they mean), in order, until done, the queue is full or the
@@ -182,6 +188,7 @@ class Intake:
             self._last_seq = last_seq
             if last is not None:
                 self.last_event = last
+                self.behind.note(last)
             by_topic = Counter(topics)
             taken = len(topics) + passed_over
             batch.topics.update(by_topic)

@@ -1,8 +1,9 @@
 """Where to start reading on a host, and what the first event then says about missing history. Pure.
 
-Two number spaces and two clocks are kept apart here: a sequence belongs to one host; a time is witness time, good on every host,
-and rewound when the host changes. Cursors are inclusive on every known server: asking for the last event's own position and
-getting it back proves that nothing was missed.
+Two number spaces and three clocks are kept apart here: a sequence belongs to one host, and so does witness time, the time of its
+events: what a host that is behind witnesses now, others witnessed an hour ago. So another host is asked from the time at which the
+last events were made, which comes before any host's witness time. Cursors are inclusive on every known server: asking for the last
+event's own position and getting it back proves that nothing was missed.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def resume_after(position: Position, host: str, margin_us: int, cause: str | Non
     if position.host == host and position.seq is not None and cause is None:
         return Resume(position.seq, seq=position.seq, since=position, since_us=position.time_us)
     same = position.host == host and cause is None
-    from_us = max(position.time_us - (LEGACY_REWIND_US if same else margin_us), TIMESTAMP_CURSOR_FLOOR)
-    return Resume(from_us, from_us=from_us, since=position, since_us=position.time_us, cause=cause)
+    held_us = position.time_us if same else position.common_us
+    from_us = max(held_us - (LEGACY_REWIND_US if same else margin_us), TIMESTAMP_CURSOR_FLOOR)
+    return Resume(from_us, from_us=from_us, since=position, since_us=held_us, cause=cause)
 
 
 def judge(resume: Resume, first: Event, last: Event | None, tolerance_us: int) -> Verdict:

@@ -263,7 +263,7 @@ class ProducerService:
             self._status.counts.topics,
             self._mark.acknowledged,
             self._ceiling.reasons,
-            None if newest is None else time.time() - newest.time_us / 1_000_000,
+            None if newest is None else time.time() - newest.common_us / 1_000_000,
         )
         self._report(snapshot)
 

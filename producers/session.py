@@ -249,7 +249,7 @@ class Session:
             if quiet > self._source.quiet_limit:
                 # The sequence of the last event would age out of the server's history; the time of listening does not.
                 listened_us = time.time_ns() // 1000 - int(self._source.switch_margin * 1_000_000)
-                self._listened = Position(self._host, self._protocol, None, listened_us)
+                self._listened = self._intake.position_at(None, listened_us)
             if now - self._connection.last_bytes_at > limit:
                 return End(Cause.SILENCE, f"not even a pong for {limit:g} s")
         elif now - self._quiet_since > limit:

@@ -44,7 +44,7 @@ class Status:
             "problem": self.problem,
             "cursor_seq": safe.seq if safe is not None else None,
             "cursor_time_us": safe.time_us if safe is not None else None,
-            "lag_seconds": round((now_us - newest.time_us) / 1_000_000, 3) if newest is not None else None,
+            "lag_seconds": round((now_us - newest.common_us) / 1_000_000, 3) if newest is not None else None,
             "reconnects": self.reconnects,
             "gaps": self.gaps,
         }

@@ -6,12 +6,13 @@ The hot path never comes here: the producer encodes with `schemas.codec`, the wr
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import fastavro
 
-from schemas.avro_schemas import AvroSchema, latest
+from schemas.avro_schemas import AvroSchema, latest, released
 from schemas.errors import BadRecord, DeadLetterReason
 
 
@@ -79,7 +80,8 @@ class DeadLetter(_ServiceRecord):
 class Cursor(_ServiceRecord):
     """Position of one source host below which every event is acknowledged by the broker.
 
-    `seq` is None on legacy hosts that have no sequence; `time_us` is the event time of that position.
+    `seq` is None on legacy hosts that have no sequence; `time_us` is the event time of that position. `made_us` is up to when the
+    network's events had been made that the host had delivered by then; None when that is not known.
     """
 
     SCHEMA = "jetstream-cursor"
@@ -89,6 +91,22 @@ class Cursor(_ServiceRecord):
     seq: int | None
     time_us: int | None
     updated_us: int
+    made_us: int | None = None
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read a bare Avro body of any release; BadRecord(UNDECODABLE) when it is none of this kind."""
+        # No body can be taken for one of the other release: the newer has one more field at its end.
+        newest, *older = sorted(
+            (schema for schema in released().values() if schema.name == cls.SCHEMA), key=lambda s: -s.version
+        )
+        try:
+            return cls(**decode_body(newest, body))
+        except BadRecord:
+            for schema in older:
+                with suppress(BadRecord):
+                    return cls(**decode_body(schema, body))
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 Identity = tuple[str, ...]
+
+_TID_LENGTH: Final = 13
+_TID_CLOCK_BITS: Final = 10
+_DIGITS: Final = str.maketrans("234567abcdefghijklmnopqrstuvwxyz0189_+- ", "0123456789abcdefghijklmnopqrstuv!!!!!!!!")
+"""From the digits of TIDs to those of `int`; what else `int` would take becomes no digit."""
+
+
+def tid_micros(tid: str) -> int | None:
+    """When a TID (a record key, or the rev of a commit) says that it was made, in unix microseconds; None when it is no TID.
+
+    Source: atproto specification, "Timestamp Identifiers (TIDs)".
+    """
+    if len(tid) != _TID_LENGTH or not tid.isascii():
+        return None
+    try:
+        return int(tid.translate(_DIGITS), 32) >> _TID_CLOCK_BITS
+    except ValueError:
+        return None
 
 
 def commit_identity(did: str, collection: str, rkey: str, rev: str, operation: str) -> Identity:

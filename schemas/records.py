@@ -67,6 +67,7 @@ SERVICE_RECORDS: dict[str, list[tuple[str, Any]]] = {
         ("seq", _LONG),
         ("time_us", _LONG),
         ("updated_us", "long"),
+        ("made_us", _LONG),
     ],
     "gap": [
         ("host", "string"),

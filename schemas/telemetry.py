@@ -23,7 +23,7 @@ _ALL: Final = (
         "explorer.source.reconnects", "counter", "{connection}", ("host", "cause"), "Connections ended and reopened."
     ),
     Metric("explorer.source.gaps", "counter", "{gap}", ("host", "reason"), "Stretches of history lost at the source."),
-    Metric("explorer.source.lag", "gauge", "s", ("host",), "Age of the newest event received."),
+    Metric("explorer.source.lag", "gauge", "s", ("host",), "Time since the newest event received was made."),
     Metric("explorer.producer.acknowledged", "counter", "{event}", ("topic",), "Events the broker holds durably."),
     Metric("explorer.dead_letters", "counter", "{event}", ("stage", "reason"), "Events set aside; look at the topic."),
     Metric("explorer.writer.rows", "counter", "{row}", ("table",), "Rows committed to the lake."),

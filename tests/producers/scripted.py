@@ -203,17 +203,23 @@ class ScriptedServer:
         )
 
 
+def tid(micros: int) -> str:
+    """The TID of a moment, of clock 0."""
+    digits = "234567abcdefghijklmnopqrstuvwxyz"
+    return "".join(digits[(micros << 10 >> 5 * place) % 32] for place in reversed(range(13)))
+
+
 def v2_like(
-    seq: int, time_us: int, *, rkey: str | None = None, did: str = "did:plc:scripted", rev: str = "3mptbypluud2a"
+    seq: int, time_us: int, *, rkey: str | None = None, did: str = "did:plc:scripted", rev: str | None = None
 ) -> dict[str, Any]:
-    """A v2 commit of a like."""
+    """A v2 commit of a like, by its rev made when the host witnessed it."""
     from producers.wire import format_time
 
     return {
         "$type": "message",
         "payload": {
             "$type": PREFIX + "commit", "did": did, "seq": seq, "time": format_time(time_us), "operation": "create",
-            "collection": "app.bsky.feed.like", "rkey": rkey or f"3mp{seq:010d}", "rev": rev, "cid": "bafyrei",
+            "collection": "app.bsky.feed.like", "rkey": rkey or f"3mp{seq:010d}", "rev": rev or tid(time_us), "cid": "bafyrei",
             "record": {"$type": "app.bsky.feed.like", "createdAt": "2026-07-04T14:38:08.999Z",
                        "subject": {"cid": "bafy", "uri": "at://did:plc:x/app.bsky.feed.post/3mptbyplj5d2a"}},
         },

@@ -170,6 +170,11 @@ def test_where_to_resume() -> None:
     assert resume_after(known, "a", 300 * SECOND, "cursor_too_old").cursor == T - 300 * SECOND
     assert resume_after(Position("a", "v1", None, T), "a", 300 * SECOND).cursor == T - 10 * SECOND
     assert resume_after(Position("a", "v1", None, 5), "b", 300 * SECOND).cursor == TIMESTAMP_CURSOR_FLOOR
+    behind = known._replace(made_us=T - 3600 * SECOND)
+    assert resume_after(behind, "a", 300 * SECOND).cursor == 77
+    assert resume_after(behind, "b", 300 * SECOND).cursor == T - 3900 * SECOND
+    assert resume_after(behind, "a", 300 * SECOND, "renumbered").cursor == T - 3900 * SECOND
+    assert resume_after(known._replace(made_us=T + SECOND), "b", 300 * SECOND).cursor == T - 300 * SECOND
     assert resume_live().cursor is None
     assert resume_oldest().cursor == TIMESTAMP_CURSOR_FLOOR
     assert resume_at_time(T).cursor == T
@@ -187,6 +192,7 @@ def test_a_cursor_is_never_in_the_other_number_space(seq: int, time_us: int, mar
 
 BY_SEQ = resume_after(Position("a", "v2", 77, T), "a", 300 * SECOND)
 BY_TIME = resume_after(Position("b", "v2", 77, T), "a", 300 * SECOND)
+BEHIND = resume_after(Position("b", "v2", 77, T, T - 3600 * SECOND), "a", 300 * SECOND)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,8 @@ BY_TIME = resume_after(Position("b", "v2", 77, T), "a", 300 * SECOND)
         (BY_SEQ, like(900, T + 900 * SECOND), None, Verdict.GAP),
         (BY_TIME, like(3, T - 300 * SECOND), None, Verdict.CONTINUES),
         (BY_TIME, like(3, T + 11 * SECOND), None, Verdict.GAP),
+        (BEHIND, like(3, T - 3600 * SECOND), None, Verdict.CONTINUES),
+        (BEHIND, like(3, T - 300 * SECOND), None, Verdict.GAP),
         (resume_live(), like(3, T), None, Verdict.CONTINUES),
         (resume_oldest(), like(3, T), None, Verdict.CONTINUES),
         (resume_at_time(T), like(3, T + 60 * SECOND), None, Verdict.GAP),

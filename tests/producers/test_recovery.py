@@ -19,7 +19,7 @@ from producers.compression import DICTIONARY_PATH
 from producers.errors import SourceSettingsError
 from producers.wire import TIMESTAMP_CURSOR_FLOOR
 from tests.producers.harness import Broker, Running, wait_for
-from tests.producers.scripted import Peer, Script, ScriptedServer, info, now_us, v1_like, v2_like
+from tests.producers.scripted import Peer, Script, ScriptedServer, info, now_us, tid, v1_like, v2_like
 
 SECOND = 1_000_000
 T0 = now_us() - 600 * SECOND
@@ -270,6 +270,43 @@ def test_it_fails_over_with_a_rewound_time_and_returns_to_the_preferred_host(bro
     assert first.peers[-1].cursor == T0 - 300 * SECOND
     assert {row["rkey"] for row in rows} == {"3mp0000000005", "3mp0000000006", "3mp0000000007"}
     assert {row["source_host"] for row in rows} == {first.name, second.name}
+    assert broker.gaps() == []
+
+
+def test_nothing_is_skipped_on_return_from_a_host_that_is_behind(broker: Broker) -> None:
+    """The other host witnesses now what was made an hour ago: all that it had not come to is asked of the preferred one."""
+    made = T0 - 3600 * SECOND
+    preferred_scripts: list[Script] = [sends(v2_like(5, made, rkey="3mp0000000005"), then=dropped), refuses(503)]
+
+    def preferred(peer: Peer) -> None:
+        rest = sends(
+            v2_like(6, made + SECOND), *(v2_like(seq, made + (seq - 6) * 700 * SECOND) for seq in range(7, 12))
+        )
+        (preferred_scripts.pop(0) if preferred_scripts else rest)(peer)
+
+    first = ScriptedServer([preferred])
+    second = ScriptedServer(
+        [
+            sends(
+                v2_like(8_000, made - 2 * SECOND, rkey="3mp0000000004", rev=tid(made - 3601 * SECOND)),
+                v2_like(9_000, T0 - SECOND, rkey="3mp0000000005", rev=tid(made)),
+                v2_like(9_001, T0, rkey="3mp0000000006", rev=tid(made + SECOND)),
+            )
+        ]
+    )
+    capture = Capture(broker, first, second, failures_before_switch=1, return_after=0.5, silence_timeout=30)
+    rows = capture.wait(10)
+    assert first.peers[-1].cursor == made + SECOND - 300 * SECOND
+    assert {row["rkey"] for row in rows} == {f"3mp{seq:010d}" for seq in range(4, 12)}
+    assert broker.gaps() == []
+
+
+def test_a_restart_knows_that_the_last_host_was_behind(broker: Broker) -> None:
+    behind = ScriptedServer([sends(v2_like(9_000, T0, rev=tid(T0 - 3600 * SECOND)))])
+    Capture(broker, behind).wait(1)
+    other = ScriptedServer([sends(v2_like(5, T0 - 3600 * SECOND))])
+    Capture(broker, other).wait(1)
+    assert other.peers[0].cursor == T0 - 3900 * SECOND
     assert broker.gaps() == []
 
 

@@ -103,11 +103,28 @@ def test_unframed_bytes_are_refused(value: bytes) -> None:
         DeadLetter("r", "d", "producer", 1, "h", "v1", None, 2, None, "c", None, None, None, b"\x00\xff"),
         Cursor("wss://h", "v2", 7, 8, 9),
         Cursor("wss://h", "v1", None, None, 9),
+        Cursor("wss://h", "v2", 7, 8, 9, 6),
         Gap("h", "CursorTooOld", 1, None, None, 5, "detail", 9),
     ],
 )
 def test_service_records_come_back_equal(record: DeadLetter | Cursor | Gap) -> None:
     assert type(record).decode(record.encode()) == record
+
+
+_TEXTS = st.text(max_size=20)
+_NUMBERS = st.none() | st.integers(-(2**63), 2**63 - 1)
+
+
+@given(_TEXTS, _TEXTS, _NUMBERS, _NUMBERS, st.integers(-(2**63), 2**63 - 1))
+def test_cursors_of_the_first_release_are_read(
+    host: str, protocol: str, seq: int | None, time_us: int | None, updated_us: int
+) -> None:
+    body = io.BytesIO()
+    row = {"host": host, "protocol": protocol, "seq": seq, "time_us": time_us, "updated_us": updated_us}
+    fastavro.schemaless_writer(body, released()["jetstream-cursor", 1].parsed, row)
+    assert Cursor.decode(body.getvalue()) == Cursor(host, protocol, seq, time_us, updated_us, None)
+    with pytest.raises(BadRecord):
+        Cursor.decode(body.getvalue() + b"\x02")
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
