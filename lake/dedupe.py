@@ -3,8 +3,8 @@
 Identities are 64-bit hashes of the columns that `schemas.identity` names, kept per table and hour. A repeated event
 carries the time its host witnessed it, so a fail-over copy may lie in a neighbouring hour: each row is compared with the
 hour before, its own, and the hour after; one from a host that is further behind also with the hours around the one in which it
-was made (`lake.lagging`). A hash seen before is checked by nothing else: with 64 bits, two events of three hours (4 M rows) are
-mixed up once in about two million hours.
+was made (`lake.lagging`), and a prompt one with the late rows of later hours (`lake.late_copies`). A hash seen before is checked by
+nothing else: with 64 bits, two events of three hours (4 M rows) are mixed up once in about two million hours.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow as pa
 from lake.bloom import FilterIndex, Value
 from lake.ended_keys import LATE_HORIZON_US, bury_late
 from lake.lagging import Hours, earlier_homes, made_hours
+from lake.late_copies import LateCopies, later_files
 from lake.manifest import HOUR_US, LiveFile, Manifest
 from lake.store import LakeStore
 
@@ -34,7 +35,7 @@ _SEED: Final = 0x5EED
 _ASKED: Final = 256
 """Rows of one hour up to which bloom filters are asked before all of it is read; more come from a host that repeats everything."""
 _EARLIER_SHARE: Final = 8
-"""Of the rows kept in memory, for hours that only lagging hosts' rows are compared with."""
+"""Of the rows kept in memory, for hours that only lagging hosts' rows are compared with; as many again for late rows."""
 
 
 def identity_columns(table: str) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ class _Hour:
 class DedupeWindow:
     """Identities of the hours that a writer touches, loaded from the lake when first needed.
 
-    max_rows bounds the memory (8 bytes a row, and an eighth more for lagging hosts): the hours touched longest ago are dropped
+    max_rows bounds the memory (8 bytes a row, and a quarter more for lagging hosts): the hours touched longest ago are dropped
     and loaded again on demand. One writer per window; other writers of the same partitions are fenced by the manifest, after
     which `forget` is called.
     late_us: how far back to look for the end of rows that arrive long after they were written (`lake.ended_keys`).
@@ -131,6 +132,7 @@ class DedupeWindow:
         self._hours: OrderedDict[tuple[str, int], _Hour] = OrderedDict()
         self._earlier: OrderedDict[tuple[str, int], _Hour] = OrderedDict()
         self._filters = FilterIndex(store.root)
+        self._late = LateCopies(store, identity_hashes, identity_columns, max_rows // _EARLIER_SHARE)
 
     def split(self, table: str, rows: pa.Table) -> list[HourRows]:
         """Splits rows of `table` by hour, drops those that the lake has or that repeat an earlier row of `rows`, and empties
@@ -159,6 +161,8 @@ class DedupeWindow:
             for near in (hour_us - HOUR_US, hour_us, hour_us + HOUR_US):
                 kept = kept[~self._hour(table, near).contains(hashes[kept])]
             kept = kept[~self._is_known_from_earlier(table, hour_us, rows, hashes, made, kept)]
+            if len(kept) and (later := later_files(self._manifest.snapshot(), table, hour_us)):
+                kept = kept[~self._late.known(table, hour_us, hashes[kept], made[kept], later)]
             kept.sort()
             part = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
             part = bury_late(self._store, self._manifest.snapshot(), table, part, self._late_us)
@@ -175,6 +179,7 @@ class DedupeWindow:
         """Drops everything: after a rebalance, a refused commit or a replay the lake is read again."""
         self._hours.clear()
         self._earlier.clear()
+        self._late.forget()
 
     @property
     def rows(self) -> int:

@@ -24,6 +24,11 @@ Hours = npt.NDArray[np.int64]
 _OF_RELAYS: Final = ("identity", "account")
 
 
+def made_columns(table: str) -> list[str]:
+    """What `made_hours` looks at."""
+    return ["time", "relay_time" if table in _OF_RELAYS else "rev_tid"]
+
+
 def made_hours(table: str, rows: pa.Table) -> Hours:
     """The hour in which each of `rows` (of `lake_schema`) was made, as far as it tells; else that of its time."""
     times = rows.column("time").cast(pa.int64())

@@ -31,6 +31,7 @@ from lake.errors import CommitRefused
 from lake.file_batch import disk_errors
 from lake.fold import blank, erasable, read_endings
 from lake.lagging import earlier_homes, made_hours
+from lake.late_copies import LateCopies, later_files
 from lake.manifest import HOUR_US, HourCount, LiveFile, Manifest, NewFile, Snapshot, Swap
 from lake.merge import Merge, merged_footer, row_groups
 from lake.paths import sync_folder
@@ -41,6 +42,8 @@ from lake.store import LakeStore
 from schemas.topics import TABLE_TOPICS
 
 _STAGING: Final = ".replay"
+_LATE_ROWS: Final = 10_000_000
+"""Identities of late rows that a replay keeps in memory: 80 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,7 @@ class _Known:
         self._snapshot = snapshot
         self._plan = plan
         self._hours: dict[int, Hashes] = {}
+        self._late = LateCopies(store, identity_hashes, identity_columns, _LATE_ROWS)
 
     def fresh(self, hour_us: int, rows: pa.Table) -> pa.Table:
         table = self._plan.table
@@ -230,8 +234,12 @@ class _Known:
         keep[first] = True
         for near in (hour_us - HOUR_US, hour_us + HOUR_US):
             keep &= ~np.isin(hashes, self._hashes(near))
-        for home, places in earlier_homes(hour_us, made_hours(table, rows)):
+        made = made_hours(table, rows)
+        for home, places in earlier_homes(hour_us, made):
             keep[places] &= ~np.isin(hashes[places], self._hashes(home))
+        # Hours of the plan are built later, and their late rows compared with this one.
+        later = [file for file in later_files(self._snapshot, table, hour_us) if file.hour_us not in self._plan.hours]
+        keep &= ~self._late.known(table, hour_us, hashes, made, later)
         self._hours[hour_us] = hashes[keep]
         return rows.filter(pa.array(keep))
 

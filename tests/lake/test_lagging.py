@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import HOUR, LIKE, POST, START, Writer, account_row, commit_row, lake_rows, sync_row, tid
 
@@ -134,6 +136,58 @@ def test_rows_of_a_host_that_keeps_up_cost_no_read(store: LakeStore, manifest: M
     assert counting.opened == near + 1
 
 
+@pytest.mark.parametrize("rolled", [False, True])
+@pytest.mark.parametrize("later", [HOUR, 2 * HOUR, 3 * HOUR + 7, 6 * DAY + 23 * HOUR])
+@pytest.mark.parametrize("name", EVENTS)
+def test_a_prompt_copy_that_follows_a_late_one_is_dropped(
+    store: LakeStore, manifest: Manifest, writer: Writer, name: str, later: int, rolled: bool
+) -> None:
+    """What the producer asks of the next host after one that was behind: all that this one had not come to, and more."""
+    table = POST if name == "odd key" else name
+    event = EVENTS[name]
+    writer.write(**{short(table): [event | {"time_us": event["time_us"] + later, "source_host": "behind"}]})
+    if rolled:
+        roll_hour(store, manifest, table, MADE + later)
+    for again in (Writer(store, manifest), writer):
+        again.positions = manifest.claim(list(again.positions), "again")
+        again.write(**{short(table): [event]})
+        assert rows_of(manifest, table) == 1
+    other = event | {"rev": tid(MADE + 1, 1), "relay_seq": 77, "relay_time": relay_time(MADE + 1)}
+    writer.positions = manifest.claim(list(writer.positions), "again")
+    writer.write(**{short(table): [other]})
+    assert rows_of(manifest, table) == 2
+
+
+def test_a_later_file_is_read_once_and_a_new_one_is_noticed(
+    store: LakeStore, manifest: Manifest, writer: Writer
+) -> None:
+    events = [commit_row(POST, who, MADE + who) for who in range(6)]
+    late = [event | {"time_us": event["time_us"] + 5 * HOUR} for event in events]
+    writer.write(post=late[:2])
+    writer.window._store = counting = CountingStore(store.root)
+    writer.window._late._store = counting
+    writer.write(post=events[:1])
+    writer.write(post=[events[1], commit_row(POST, 7, MADE)])
+    assert counting.opened == 2, "when they were made, and which they are"
+    writer.write(post=late[2:4])
+    writer.write(post=events[2:])
+    assert rows_of(manifest, POST) == 4 + 1 + 2
+
+
+def test_memory_for_late_rows_is_bounded(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    events = [commit_row(POST, who, MADE + who) for who in range(64)]
+    for first in range(0, 64, 8):
+        later = (2 + first // 8) * HOUR
+        writer.write(post=[event | {"time_us": event["time_us"] + later} for event in events[first : first + 8]])
+    window = DedupeWindow(store, manifest, max_rows=8 * 24)
+    new = commit_row(POST, 64, MADE)
+    for _ in range(2):
+        assert [part.rows.num_rows for part in window.split(POST, lake_rows(POST, [*events, new]))] == [1]
+        assert 0 < window._late.rows <= 24
+    window.forget()
+    assert window._late.rows == 0
+
+
 def test_memory_for_earlier_hours_is_bounded(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
     events = [commit_row(POST, who, START + hour * HOUR + who) for hour in range(12) for who in range(8)]
     writer.write(post=events)
@@ -162,6 +216,26 @@ def test_a_replay_does_not_bring_back_what_was_dropped(store: LakeStore, manifes
         assert rows_of(manifest, POST) == 3
 
 
+def test_a_replay_keeps_one_of_a_late_and_a_prompt_copy(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    event = commit_row(POST, 1, MADE, text="prompt")
+    beside = commit_row(POST, 2, MADE)
+    copy = event | {"time_us": MADE + 5 * HOUR, "text": "late"}
+    events = [copy, beside, event]
+    writer.write(post=events)
+    writer.write(post=[])
+    assert sorted(texts(store, manifest)) == sorted(["late", *texts_of(beside)])
+    for start, end, expected in ((MADE, HOUR, "late"), (MADE + 5 * HOUR, HOUR, "late"), (MADE, 6 * HOUR, "prompt")):
+        plan = plan_replay(manifest, POST, start, start + end)
+        staging = Staging(store, plan)
+        staging.add(lake_rows(POST, events[plan.ranges[0].first :], 0, plan.ranges[0].first), {0: plan.ranges[0].end})
+        replace(store, manifest, staging)
+        assert sorted(texts(store, manifest)) == sorted([expected, *texts_of(beside)])
+
+
+def texts_of(*events: Any) -> list[str]:
+    return list(lake_rows(POST, list(events)).column("text").to_pylist())
+
+
 def texts(store: LakeStore, manifest: Manifest) -> list[str]:
     files = manifest.snapshot().files(POST)
     return [text for file in files for text in store.read(file.path, ["text"]).column("text").to_pylist()]
@@ -188,3 +262,54 @@ def test_rows_that_do_not_tell_when_they_were_made_count_as_made_now() -> None:
     found = made_hours("account", states).tolist()
     assert found[:4] == [MADE, MADE, START, START + HOUR]
     assert found[4] <= 0, "so long ago that nobody looks"
+
+
+COPIES = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 50)), min_size=4, max_size=16)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(1, 5)),
+        st.tuples(st.just("restart"), st.just(0)),
+        st.tuples(st.just("roll"), st.integers(0, 200)),
+        st.tuples(st.just("replay"), st.integers(0, 200)),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(copies=COPIES, lag=st.sampled_from([HOUR, 2 * HOUR, 5 * HOUR + 1, 6 * DAY]), changes=CHANGES)
+def test_late_and_prompt_copies_in_any_order_are_one_row(
+    copies: list[tuple[int, bool, int]], lag: int, changes: list[tuple[str, int]]
+) -> None:
+    """One host is behind, another repeats everything; in between rows are rolled, replayed, and the writer is restarted."""
+    log = [
+        commit_row(POST, who, made + minute * 60_000_000 + late * lag, key_us=made, rev=tid(made, who))
+        for who, late, minute, made in ((*copy, MADE + copy[0] * HOUR) for copy in copies)
+    ]
+    with TemporaryDirectory() as folder:
+        store, manifest = LakeStore(Path(folder) / "lake"), open_manifest(f"{folder}/manifest.db", create=True)
+        writer = Writer(store, manifest)
+        done = 0
+        for what, number in [*changes, ("write", len(log))]:
+            hours = sorted({file.hour_us for file in manifest.snapshot().files(POST)})
+            if what == "write":
+                writer.write(post=log[done : done + number])
+                done = min(done + number, len(log))
+            elif what == "restart":
+                writer = Writer(store, manifest)
+            elif hours and what == "roll":
+                roll_hour(store, manifest, POST, hours[number % len(hours)])
+            elif hours:
+                start, length = hours[number % len(hours)], 1 + number // len(hours) * HOUR
+                plan = plan_replay(manifest, POST, start, start + length)
+                staging = Staging(store, plan)
+                for part in plan.ranges:
+                    staging.add(lake_rows(POST, log[part.first : part.end], 0, part.first), {0: part.end})
+                replace(store, manifest, staging)
+            found = [
+                who
+                for file in manifest.snapshot().files(POST)
+                for who in store.read(file.path, ["did"]).column("did").to_pylist()
+            ]
+            assert len(found) == len(set(found)) == len({who for who, _, _ in copies[:done]})
+        manifest.close()
