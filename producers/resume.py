@@ -65,7 +65,7 @@ def resume_after(position: Position, host: str, margin_us: int, cause: str | Non
     if position.host == host and position.seq is not None and cause is None:
         return Resume(position.seq, seq=position.seq, since=position, since_us=position.time_us)
     same = position.host == host and cause is None
-    held_us = position.time_us if same else position.common_us
+    held_us = position.time_us if position.host == host else position.common_us
     from_us = max(held_us - (LEGACY_REWIND_US if same else margin_us), TIMESTAMP_CURSOR_FLOOR)
     return Resume(from_us, from_us=from_us, since=position, since_us=held_us, cause=cause)
 

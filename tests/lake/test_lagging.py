@@ -136,6 +136,13 @@ def test_rows_of_a_host_that_keeps_up_cost_no_read(store: LakeStore, manifest: M
     assert counting.opened == near + 1
 
 
+def test_a_copy_is_prompt_within_an_hour_of_its_making(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
+    event = commit_row(POST, 1, MADE)
+    writer.write(post=[event | {"time_us": MADE + 5 * HOUR}])
+    writer.write(post=[event | {"time_us": MADE + HOUR}])
+    assert rows_of(manifest, POST) == 1
+
+
 @pytest.mark.parametrize("rolled", [False, True])
 @pytest.mark.parametrize("later", [HOUR, 2 * HOUR, 3 * HOUR + 7, 6 * DAY + 23 * HOUR])
 @pytest.mark.parametrize("name", EVENTS)
@@ -185,7 +192,7 @@ def test_memory_for_late_rows_is_bounded(store: LakeStore, manifest: Manifest, w
         assert [part.rows.num_rows for part in window.split(POST, lake_rows(POST, [*events, new]))] == [1]
         assert 0 < window._late.rows <= 24
     window.forget()
-    assert window._late.rows == 0
+    assert (window._late.rows, len(window._late._files)) == (0, 0)
 
 
 def test_memory_for_earlier_hours_is_bounded(store: LakeStore, manifest: Manifest, writer: Writer) -> None:
