@@ -67,7 +67,7 @@ def counted(lake: Lake, plan: Scan, dids: Sequence[str], rows: Callable[[Activit
             counts[file.path] = sum(map(rows, parts))
         if counts.get(file.path) != 0:
             kept.append(file)
-    return replace(plan, files=tuple(kept), counts=counts)
+    return replace(plan, files=tuple(kept), counts=counts, accounts=tuple(dids))
 
 
 def key_of(uri: RecordUri) -> Wanted:

@@ -106,7 +106,8 @@ class Scan:
 
     `snapshot` is the newest one: what ended since `as_of` (None = now) is left out of every answer. `stretches`: by path, the
     rows of a file that can hold a match, where it is known; a reader may read the others too. `counts`: by path, how many rows of
-    a file can match at most, where the index of accounts knows; None when nobody asked it.
+    a file can match at most, where the index of accounts knows; None when nobody asked it. `accounts`: whose rows (DIDs) were
+    counted; others do not match.
     """
 
     snapshot: Snapshot
@@ -115,6 +116,7 @@ class Scan:
     as_of: AsOf | None = None
     stretches: Mapping[str, Rows] = field(default_factory=dict)
     counts: Mapping[str, int] | None = None
+    accounts: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -5,7 +5,8 @@ early, and its cursor goes on where the walk stopped. A step reads what the filt
 match; then the other columns of what it found; then it leaves out what ended, which is little.
 
 Where it is known how many rows of a file can match, because they are of some account, the first step is the files that fill the
-page, and a step of few rows reads all columns at once: opening its file twice is half of what one row of an hour costs.
+page, and a step of few rows reads all columns at once: opening its file twice is half of what one row of an hour costs. Rows of
+which it is known where they lie are read by themselves (`api.few_rows`).
 """
 # ruff: noqa: S608 - statements are made of constants, column names of the table shapes, and names of bound values
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -22,7 +23,8 @@ from api.current import ENDING_KEYS
 from api.cursors import Cursor
 from api.engine import Session
 from api.fetch import PLACE, fetch
-from api.relation import ROW, Lake, Source
+from api.few_rows import few_rows
+from api.relation import ROW, Lake, Source, columns_in
 from api.snapshots import Scan
 from api.sql import Bound
 from api.times import to_datetime, to_micros
@@ -37,6 +39,7 @@ _AT_ONCE_ROWS: Final = 4
 it needs again."""
 _ENDED_ROWS: Final = 4
 """A step asks for one more row for so many that it needs, in case that some of them ended."""
+_ROWS: Final = "few_rows"
 _MAX_PARTITION: Final = 2**31 - 1
 _MAX_OFFSET: Final = 2**63 - 1
 
@@ -168,7 +171,8 @@ def _first(
     """The first `count` rows of all files of a scan, in order."""
     at_once = _at_once(scan, count)
     selected = ", ".join(f"r.{name}" for name in dict.fromkeys((*names, *ENDING_KEYS) if at_once else (*PLACE, *ROW)))
-    reading, values = lake.reading(scan, f"{selected} {source.joins} {source.condition}")
+    used = f"{selected} {source.joins} {source.condition}"
+    reading, values = _few(session, lake, scan, used) if at_once else lake.reading(scan, used)
     statement = (
         f"SELECT {selected} FROM {source.over(reading)} WHERE {source.condition}"
         f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count"
@@ -185,6 +189,20 @@ def _first(
     more = _first(session, lake, scan, behind, names, newest_first, count - kept.num_rows)
     # Without rows a table has the types of the lake instead of those of the reader.
     return pa.concat_tables([kept, more]) if more.num_rows else kept
+
+
+def _few(session: Session, lake: Lake, scan: Scan, used: str) -> tuple[str, dict[str, Any]]:
+    """As `Lake.reading`, with the rows that an account has in hours with few of it read by themselves."""
+    columns = columns_in(scan.table, used)
+    rows, rest = few_rows(session, lake, scan, columns)
+    reading, values = lake.reading(rest, used)
+    if rows is None:
+        return reading, values
+    session.register(_ROWS, rows)
+    if not rest.files:
+        return _ROWS, {}
+    selected = ", ".join(columns)
+    return f"(SELECT {selected} FROM {_ROWS} UNION ALL SELECT {selected} FROM {reading})", values
 
 
 def _behind(source: Source, cursor: Cursor, newest_first: bool) -> Source:

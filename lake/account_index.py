@@ -1,9 +1,10 @@
 """An index of accounts: which rolled files have rows of an account, and how many records, edits and deletions of it.
 
-Beside each rolled file lies `<lake>/.account-index/<sha256 of the file>.pages`: every account of the file with the number of
+Beside each rolled file lies `<lake>/.account-index/<sha256 of the file>.accounts`: every account of the file with the number of
 its rows by collection and operation (`lake.account_pages` has the bytes). What an account did over months is then summed up
-instead of read, and whoever looks for rows of an account opens only the files that have some. A file without a side file has to
-be read. Named by the digest of the file it describes, a side file can be missing but never stale.
+instead of read, and whoever looks for rows of an account opens only the files that have some. Of posts it also tells in which pages
+of the file the rows of most accounts are, and where those lie, so that few rows are read by themselves (`lake.page_rows`). A file
+without a side file has to be read. Named by the digest of the file it describes, a side file can be missing but never stale.
 """
 
 from __future__ import annotations
@@ -11,26 +12,32 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
+import numpy as np
 import polars as pl
 
-from lake import side_files
+from lake import page_places, side_files
 from lake.account_pages import Damaged, Pages, encoded, hash_of
 from lake.convert import ERASED
 from lake.manifest import LiveFile, Snapshot
+from lake.page_places import EVERY_PAGE, Group, pages_of, places_of
 from lake.store import LakeStore
 
+T = TypeVar("T")
 log = logging.getLogger("explorer.lake")
 
 FOLDER: Final = ".account-index"
-_SUFFIX: Final = ".pages"
+_SUFFIX: Final = ".accounts"
 _PARSED_KINDS: Final = 4096
 """Most of them are the same in every file."""
-_COLUMNS: Final = ("did", "collection", "operation", ERASED)
+_POSTS: Final = "app.bsky.feed.post"
+"""The one table whose columns lie in several pages."""
+_DID: Final = "did"
+_COLUMNS: Final = (_DID, "collection", "operation", ERASED)
 
 
 class Activity(NamedTuple):
@@ -44,6 +51,16 @@ class Activity(NamedTuple):
     standing: int
 
 
+class _Kind(NamedTuple):
+    """What an account has, and the pages of the file that its rows are in, as bits; None where only reading tells."""
+
+    parts: Sequence[Activity]
+    pages: int | None
+
+
+_NOTHING: Final = _Kind((), 0)
+
+
 class AccountIndex:
     """Answers from the side files of one lake. Keeps nothing open; thread-safe."""
 
@@ -55,7 +72,8 @@ class AccountIndex:
 
         Blocks for some ten microseconds when the side file is in memory, else for three reads.
         """
-        return self._look(file, (hash_of(did),))[0]
+        kind = self._look(file, (hash_of(did),))[0]
+        return None if kind is None else kind.parts
 
     def of(self, files: Iterable[LiveFile], dids: Sequence[str]) -> list[tuple[LiveFile, Sequence[Activity] | None]]:
         """The files that can have a row of one of the accounts, in their order, never too few, each with what it has of all of
@@ -63,20 +81,29 @@ class AccountIndex:
         hashed = [hash_of(did) for did in dids]
         found: list[tuple[LiveFile, Sequence[Activity] | None]] = []
         for file in files:
-            parts = self._look(file, hashed)
-            if any(part is None for part in parts):
+            kinds = self._look(file, hashed)
+            if any(kind is None for kind in kinds):
                 found.append((file, None))
-            elif any(parts):
-                found.append((file, tuple(one for part in parts if part for one in part)))
+                continue
+            parts = tuple(one for kind in kinds if kind for one in kind.parts)
+            if parts:
+                found.append((file, parts))
         return found
+
+    def places(self, file: LiveFile, dids: Sequence[str]) -> list[tuple[Group, list[int]]] | None:
+        """The row groups of a file that can have rows of some accounts, each with the numbers of the pages of its accounts that
+        can, never too few; None when only reading it tells. Blocks like `activity`, for a few reads more."""
+        return self._opened(file, lambda pages: _places(pages, [hash_of(did) for did in dids]), None)
 
     def may_hold(self, files: Iterable[LiveFile], dids: Sequence[str]) -> list[LiveFile]:
         """The files that can have a row of one of the accounts, in their order; never too few."""
         return [file for file, _ in self.of(files, dids)]
 
-    def _look(self, file: LiveFile, hashed: Sequence[int]) -> Sequence[Sequence[Activity] | None]:
+    def _look(self, file: LiveFile, hashed: Sequence[int]) -> Sequence[_Kind | None]:
         """What the file has of each account."""
-        unknown = [None] * len(hashed)
+        return self._opened(file, lambda pages: [_parsed(pages.line(one)) for one in hashed], [None] * len(hashed))
+
+    def _opened(self, file: LiveFile, look: Callable[[Pages], T], unknown: T) -> T:
         if file.kind != "rolled":
             return unknown
         path = f"{self._folder}{file.sha256}{_SUFFIX}"
@@ -87,8 +114,7 @@ class AccountIndex:
         except OSError as error:
             return _unusable(path, error, unknown)
         try:
-            pages = Pages(descriptor)
-            return [_parsed(pages.line(one)) for one in hashed]
+            return look(Pages(descriptor))
         except (Damaged, OSError) as error:
             return _unusable(path, error, unknown)
         finally:
@@ -98,9 +124,12 @@ class AccountIndex:
 def build(store: LakeStore, file: LiveFile) -> int:
     """Write the side file of one file, durably; returns its bytes.
 
-    Blocks for reading three columns: about a second per million rows. Raises FileDamaged, OSError.
+    Blocks for reading four columns, about a second per million rows; all columns of posts are unpacked too, which takes a
+    second more. Raises FileDamaged, OSError.
     """
-    return side_files.write(store.root / FOLDER / f"{file.sha256}{_SUFFIX}", encoded(_kinds(store, file)))
+    groups = places_of(store, file) if file.table == _POSTS else ()
+    content = encoded(_kinds(store, file, groups), [page_places.encoded(group) for group in groups])
+    return side_files.write(store.root / FOLDER / f"{file.sha256}{_SUFFIX}", content)
 
 
 def missing(root: Path, snapshot: Snapshot) -> list[LiveFile]:
@@ -119,13 +148,29 @@ def sweep(root: Path, snapshot: Snapshot) -> int:
 
 
 @lru_cache(maxsize=_PARSED_KINDS)
-def _parsed(line: bytes | None) -> Sequence[Activity] | None:
+def _parsed(line: bytes | None) -> _Kind | None:
     if not line:
-        return None if line is None else ()
-    return tuple(Activity(*part) for part in json.loads(line))
+        return None if line is None else _NOTHING
+    parts = json.loads(line)
+    pages = parts.pop() if isinstance(parts[-1], int) else None
+    return _Kind(tuple(Activity(*part) for part in parts), pages)
 
 
-def _unusable(path: str, error: Exception, unknown: list[None]) -> list[None]:
+def _places(pages: Pages, hashed: Sequence[int]) -> list[tuple[Group, list[int]]] | None:
+    groups = [page_places.decoded(part) for part in pages.groups()]
+    if not groups:
+        return None
+    bits = 0
+    for kind in [_parsed(pages.line(one)) for one in hashed]:
+        bits |= EVERY_PAGE if kind is None or kind.pages is None else kind.pages
+    found: list[tuple[Group, list[int]]] = [(group, []) for group in groups]
+    for number, place, bit in pages_of(groups, _DID):
+        if bits >> bit & 1:
+            found[number][1].append(place)
+    return [(group, numbers) for group, numbers in found if numbers]
+
+
+def _unusable(path: str, error: Exception, unknown: T) -> T:
     log.warning(
         "a side file of the account index is damaged and not used: remove it, maintenance makes it anew",
         extra={"path": path, "cause": str(error)},
@@ -133,8 +178,8 @@ def _unusable(path: str, error: Exception, unknown: list[None]) -> list[None]:
     return unknown
 
 
-def _kinds(store: LakeStore, file: LiveFile) -> pl.DataFrame:
-    """Each account of a file with its kind."""
+def _kinds(store: LakeStore, file: LiveFile, groups: Sequence[Group]) -> pl.DataFrame:
+    """Each account of a file with its kind, without pages and with them where there are groups."""
     rows = pl.from_arrow(store.read(file.path, list(_COLUMNS)))
     assert isinstance(rows, pl.DataFrame)
     is_record = pl.col("operation").is_in(["create", "update"])
@@ -145,9 +190,18 @@ def _kinds(store: LakeStore, file: LiveFile) -> pl.DataFrame:
     names = counted["collection"].unique()
     quoted = pl.col("collection").replace_strict(names, [json.dumps(name) for name in names], return_dtype=pl.String)
     part = pl.format("[{},{},{},{},{}]", quoted, "create", "update", "delete", "standing")
-    return (
+    kinds = (
         counted.sort("collection")
         .select("did", part=part)
         .group_by("did", maintain_order=True)
         .agg(pl.format("[{}]", pl.col("part").str.join(",")).alias("kind"))
     )
+    if not groups:
+        return kinds
+    bits = np.repeat(
+        [1 << bit for _, _, bit in pages_of(groups, _DID)],
+        [page.rows for group in groups for page in group.columns[_DID].pages],
+    )
+    pages = rows.select("did", bits=pl.Series(bits)).unique().group_by("did").agg(pl.col("bits").sum())
+    placed = pl.format("{},{}]", pl.col("kind").str.strip_suffix("]"), "bits")
+    return kinds.join(pages, on="did").select("did", "kind", placed=placed)

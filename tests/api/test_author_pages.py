@@ -153,7 +153,7 @@ def test_filters_are_asked_about_accounts_where_there_is_no_side_file(searched: 
     having = holding(lake, plan, {"did": [did(2)]}).files
     assert len(having) == 4
     assert not lake.filters.files
-    (lake.root / account_index.FOLDER / f"{having[1].sha256}.pages").unlink()
+    (lake.root / account_index.FOLDER / f"{having[1].sha256}.accounts").unlink()
     assert holding(lake, plan, {"did": [did(2)]}).files == having
     assert lake.filters.files == [having[1].path]
     lake.filters.files.clear()

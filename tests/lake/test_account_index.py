@@ -57,7 +57,7 @@ def _truth(rows: Sequence[Row], did: str) -> list[Activity]:
 
 
 def _path(root: Path, file: LiveFile) -> Path:
-    return root / account_index.FOLDER / f"{file.sha256}.pages"
+    return root / account_index.FOLDER / f"{file.sha256}.accounts"
 
 
 class _Snapshot:
