@@ -13,20 +13,25 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from api.current import IS_RECORD, Ends
+from api.current import ENDING_KEYS, IS_RECORD, Ends
 from api.engine import Session
+from api.few_rows import few_rows
 from api.key_skip import holding
 from api.relation import READ_FILES, Lake
 from api.snapshots import Scan
 from api.sql import Bound, all_of, range_predicates
 from api.times import format_time, to_micros
 from lake.account_index import Activity
+from lake.convert import ERASED
 from lake.manifest import HOUR_US, LiveFile
 
 _DAY_US: Final = 24 * HOUR_US
 _FEW_KEYS: Final = 2_000
 """Looking for more ended records than this by key costs as much as reading the files."""
+_MOMENTS: Final = ("collection", "time_min", "time_max")
+_RECORDS: Final = ("create", "update")
 _ENDED: Final = ("kafka_partition", "kafka_offset", "collection")
 
 
@@ -184,9 +189,23 @@ def _moments(session: Session, lake: Lake, share: Share, actor: Actor, totals: d
         read |= {file.path: file for file in files if file.min_time_us <= earliest or file.max_time_us >= latest}
     if not read:
         return
-    statement = f"SELECT collection, min(time), max(time) FROM {READ_FILES} AS r WHERE r.did = $did GROUP BY ALL"
-    for collection, first, last in session.rows(statement, {"did": actor.did, "files": lake.paths([*read.values()])}):
-        totals[str(collection)].moments(first, last)
+    rows, rest = few_rows(session, lake, _of_account(share, actor, [*read.values()]), ("collection", "time"))
+    if rows is not None:
+        found = rows.group_by("collection").aggregate([("time", "min"), ("time", "max")])
+        for collection, first, last in zip(*(found[name].to_pylist() for name in _MOMENTS), strict=True):
+            totals[str(collection)].moments(first, last)
+    if rest.files:
+        statement = f"SELECT collection, min(time), max(time) FROM {READ_FILES} AS r WHERE r.did = $did GROUP BY ALL"
+        for collection, first, last in session.rows(statement, {"did": actor.did, "files": lake.paths(rest.files)}):
+            totals[str(collection)].moments(first, last)
+
+
+def _of_account(share: Share, actor: Actor, files: Sequence[LiveFile]) -> Scan:
+    """Files of a share, with how many rows the account has in those that the index knows."""
+    counts = {
+        file.path: sum(part.creates + part.updates + part.deletes for part in parts) for file, parts in share.known
+    }
+    return replace(share.rest, files=tuple(files), counts=counts, accounts=(actor.did,))
 
 
 def _leave_out(session: Session, lake: Lake, share: Share, actor: Actor, totals: dict[str, _Total]) -> None:
@@ -200,11 +219,18 @@ def _leave_out(session: Session, lake: Lake, share: Share, actor: Actor, totals:
     files = _files_of_ended(lake, share, actor, ends)
     if not files:
         return
-    bound = Bound()
-    condition = f"{actor.condition(bound)} AND {IS_RECORD}"
-    ended = ends.ended_rows(session, lake.paths(files), _ENDED, condition, bound.values)
-    for collection in ended["collection"].to_pylist():
-        totals[collection].current -= 1
+    rows, rest = few_rows(session, lake, _of_account(share, actor, files), (*ENDING_KEYS, "operation", ERASED))
+    if rows is not None:
+        records = rows.filter(pc.and_(pc.is_in(rows["operation"], pa.array(_RECORDS)), pc.is_null(rows[ERASED])))
+        standing = set(ends.standing(session, records))
+        for number, collection in enumerate(records["collection"].to_pylist()):
+            totals[collection].current -= number not in standing
+    if rest.files:
+        bound = Bound()
+        condition = f"{actor.condition(bound)} AND {IS_RECORD}"
+        ended = ends.ended_rows(session, lake.paths(rest.files), _ENDED, condition, bound.values)
+        for collection in ended["collection"].to_pylist():
+            totals[collection].current -= 1
 
 
 def _files_of_ended(lake: Lake, share: Share, actor: Actor, ends: Ends) -> list[LiveFile]:

@@ -6,6 +6,7 @@ Of an hour of posts a query engine takes ten milliseconds of CPU for one row; th
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,13 +15,14 @@ from typing import Any, Final
 import pyarrow as pa
 
 from api.engine import Session
+from api.identifiers import POST
 from api.relation import Lake
 from api.snapshots import Scan
 from lake.convert import lake_schema
 from lake.manifest import LiveFile
-from lake.page_rows import CannotReadError, rows_of
+from lake.page_rows import Buffers, CannotReadError, rows_of
 
-_MOST_ROWS: Final = 32
+_MOST_ROWS: Final = 64
 """Of a file with more rows of the accounts the query engine reads all faster than each is found here."""
 _THREADS: Final = 2
 
@@ -28,15 +30,22 @@ _THREADS: Final = 2
 def few_rows(session: Session, lake: Lake, scan: Scan, columns: Sequence[str]) -> tuple[pa.Table | None, Scan]:
     """Every row of the scan's accounts in files that have few of them and say where, with some lake columns; None without such
     files. And the scan of the other files. Blocks for the reads."""
-    few = [file for file in scan.files if 0 < scan.counts.get(file.path, 0) <= _MOST_ROWS] if scan.counts else []
+    counts = scan.counts or {}
+    # Of other tables a column is one page.
+    few = [file for file in scan.files if 0 < counts.get(file.path, 0) <= _MOST_ROWS] if scan.table == POST else []
     if not few:
         return None, scan
 
+    own = threading.local()
+
+    def begin() -> None:
+        own.buffers = Buffers()
+
     def read(file: LiveFile) -> dict[str, list[Any]] | None:
         session.check()
-        return _read(lake, file, scan.accounts, columns)
+        return _read(lake, file, scan.accounts, columns, own.buffers)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(_THREADS, initializer=begin) as threads:
         found = list(threads.map(read, few))
     known = {file.path for file, rows in zip(few, found, strict=True) if rows is not None}
     rest = replace(scan, files=tuple(file for file in scan.files if file.path not in known))
@@ -50,7 +59,9 @@ def few_rows(session: Session, lake: Lake, scan: Scan, columns: Sequence[str]) -
     return pa.table(arrays, names=list(columns)), rest
 
 
-def _read(lake: Lake, file: LiveFile, dids: Sequence[str], columns: Sequence[str]) -> dict[str, list[Any]] | None:
+def _read(
+    lake: Lake, file: LiveFile, dids: Sequence[str], columns: Sequence[str], buffers: Buffers
+) -> dict[str, list[Any]] | None:
     """The rows of some accounts in a file by column; None where the query engine has to read it."""
     groups = lake.accounts.places(file, dids)
     if groups is None:
@@ -63,7 +74,7 @@ def _read(lake: Lake, file: LiveFile, dids: Sequence[str], columns: Sequence[str
         return None
     try:
         for group, pages in groups:
-            for name, values in rows_of(descriptor, group, pages, dids, columns).items():
+            for name, values in rows_of(descriptor, group, pages, dids, columns, buffers).items():
                 rows[name] += values
     except CannotReadError:
         return None

@@ -18,7 +18,7 @@ import zstandard
 
 from lake.errors import FileDamaged
 from lake.manifest import LiveFile
-from lake.page_values import DELTA_MARK, Mark, delta_marks, numbers, text_marks
+from lake.page_values import DELTA_MARK, Bytes, LevelMark, Mark, delta_marks, level_marks, numbers, text_marks
 from lake.store import LakeStore
 from lake.thrift import NotThriftError, Struct, read_struct
 
@@ -39,6 +39,8 @@ _SIZES: Final = {"BYTE_ARRAY": TEXT, "BOOLEAN": BITS, "INT32": 4, "INT64": 8}
 _DATA_PAGE: Final = 0
 _DICTIONARY_PAGE: Final = 2
 _WORD: Final = (1 << 32) - 1
+_LEVEL_MARK: Final = struct.Struct("<III")
+_FIRST_LEVEL: Final = LevelMark(0, 0, 0)
 _DELTA_MARK: Final = struct.Struct("<Iq")
 _KIND, _PLAIN_BYTES, _PACKED_BYTES, _CHECKSUM, _DATA_HEADER, _DICTIONARY_HEADER = 1, 2, 3, 4, 5, 7
 """Fields of PageHeader; of both kinds of pages, 1 is the number of values and 2 their encoding."""
@@ -46,7 +48,7 @@ _KIND, _PLAIN_BYTES, _PACKED_BYTES, _CHECKSUM, _DATA_HEADER, _DICTIONARY_HEADER 
 
 class Page(msgspec.Struct, array_like=True, frozen=True):
     """Where the packed bytes of a page are in the file, how many they are, and how many unpacked. rows, levels: 0 for a dictionary;
-    values: those that are not null; encoding: None when all of its rows are null; marks: packed."""
+    values: those that are not null; encoding: None when all of its rows are null; the marks are packed."""
 
     begin: int
     packed: int
@@ -56,6 +58,16 @@ class Page(msgspec.Struct, array_like=True, frozen=True):
     values: int
     encoding: int | None
     marks: bytes = b""
+    level_marks: bytes = b""
+
+    def level_mark(self, number: int) -> LevelMark:
+        """The last mark that is not behind a level."""
+        found = _FIRST_LEVEL
+        for mark in _LEVEL_MARK.iter_unpack(self.level_marks):
+            if mark[1] > number:
+                break
+            found = LevelMark(*mark)
+        return found
 
     def mark(self, number: int) -> Mark:
         """The last mark that is not behind a value of a page of differences."""
@@ -186,10 +198,12 @@ def _page(header: Struct, packed: bytes, begin: int, size: int, *, nested: bool)
     if not levels.any():
         return Page(begin, len(packed), plain, rows, count, 0, None)
     marks = _marks(data, begins[-1], values, size, encoding) if values else b""
-    return Page(begin, len(packed), plain, rows, count, values, encoding, marks)
+    of_levels = level_marks(data, begins[-2] + 4, begins[-1], nested=nested)
+    packed_marks = b"".join(_LEVEL_MARK.pack(*mark) for mark in of_levels)
+    return Page(begin, len(packed), plain, rows, count, values, encoding, marks, packed_marks)
 
 
-def values_begin(data: bytes, *, nested: bool) -> Sequence[int]:
+def values_begin(data: Bytes, *, nested: bool) -> Sequence[int]:
     """Where the levels of a page begin, with their length before them, and behind them the values."""
     places = [0]
     for _ in range(2 if nested else 1):

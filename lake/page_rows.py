@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 import numpy as np
 import zstandard
@@ -18,6 +18,7 @@ from lake.page_places import BITS, DELTA, DICTIONARY, LIST_LEVEL, PLAIN, TEXT, C
 from lake.page_values import (
     DELTA_MARK,
     TEXT_MARK,
+    Bytes,
     delta_at,
     number_at,
     number_of_text,
@@ -41,7 +42,7 @@ class CannotReadError(Exception):
 
 
 def rows_of(
-    descriptor: int, group: Group, pages: Sequence[int], dids: Sequence[str], columns: Sequence[str]
+    descriptor: int, group: Group, pages: Sequence[int], dids: Sequence[str], columns: Sequence[str], buffers: Buffers
 ) -> dict[str, Values]:
     """The values of some columns, in one order, of all rows of some accounts in a row group of an open file; `pages`: the numbers
     of the pages of its accounts that can have them. Numbers, times too, as int; texts as str.
@@ -50,14 +51,14 @@ def rows_of(
     """
     try:
         unpack, ranks = zstandard.ZstdDecompressor().decompress, _Ranks()
-        rows = _Column(descriptor, unpack, ranks, group.columns[_DID]).of_accounts(pages, dids)
+        rows = _Column(descriptor, unpack, buffers, ranks, group.columns[_DID]).of_accounts(pages, dids)
         if not rows:
             return {name: [] for name in columns}
         numbered = [row for row, _ in rows]
         return {
             name: [did for _, did in rows]
             if name == _DID
-            else _Column(descriptor, unpack, ranks, group.columns[name]).values(numbered)
+            else _Column(descriptor, unpack, buffers, ranks, group.columns[name]).values(numbered)
             for name in columns
         }
     except _BROKEN as error:
@@ -70,40 +71,71 @@ class _Ranks:
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, int], tuple[int, int]] = {}
 
-    def of(self, levels: bytes, row: int) -> tuple[int, int]:
+    def of(self, page: Page, levels: bytes, row: int) -> tuple[int, int]:
         """See `lake.page_values.rank`."""
         found = self._known.get((levels, row))
         if found is None:
-            found = self._known[levels, row] = rank(levels, 0, row)
+            place, skipped, before = page.level_mark(row)
+            values, level = rank(levels, place, row - skipped)
+            found = self._known[levels, row] = (before + values, level)
+        return found
+
+
+class Buffers:
+    """Memory for what is unpacked, used again for file after file by one thread: fresh memory costs half as much as unpacking."""
+
+    def __init__(self) -> None:
+        self.page = bytearray()
+        self.dictionary = bytearray()
+
+
+class _Packed:
+    """The packed bytes of a page, as a stream."""
+
+    def __init__(self, descriptor: int, page: Page) -> None:
+        self._descriptor = descriptor
+        self._place = page.begin
+        self._end = page.begin + page.packed
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; none at the end."""
+        found = os.pread(self._descriptor, min(size, self._end - self._place), self._place)
+        self._place += len(found)
         return found
 
 
 class _Content:
-    """The content of a page, unpacked as far as it is asked for."""
+    """The content of a page, unpacked as far as it is asked for: `data` up to `known`."""
 
-    def __init__(self, descriptor: int, unpack: Unpack, page: Page) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, unpack: Unpack, page: Page, buffer: bytearray) -> None:
         self._page = page
-        self._read = 0
-        self.data = bytearray()
-        # A long one has an unpacker of its own: another page may be unpacked before this one goes on.
-        self._unpack: Unpack = (
-            unpack if page.packed <= _STEP else zstandard.ZstdDecompressor().decompressobj().decompress
-        )
+        self._stream: zstandard.ZstdDecompressionReader | None = None
+        self.data: Bytes
+        if page.packed <= _STEP:
+            self.data = unpack(os.pread(descriptor, page.packed, page.begin)) if page.packed else b""
+            self.known = len(self.data)
+        else:
+            # An unpacker of its own: another page may be unpacked before this one goes on.
+            packed = cast("IO[bytes]", _Packed(descriptor, page))
+            self._stream = zstandard.ZstdDecompressor().stream_reader(packed, read_size=_STEP)
+            if len(buffer) < page.plain:
+                buffer.extend(bytes(page.plain - len(buffer)))
+            self.data = buffer
+            self.known = 0
 
-    def upto(self, end: int) -> bytearray:
+    def upto(self, end: int) -> Bytes:
         """The content with at least its first `end` bytes. Raises IndexError where it is shorter."""
-        while len(self.data) < end:
-            page = self._page
-            size = min(_STEP, page.packed - self._read)
-            packed = os.pread(self._descriptor, size, page.begin + self._read)
-            if not size or len(packed) != size:
+        while self.known < end:
+            if self._stream is None or end > self._page.plain:
                 raise IndexError("a page is shorter than was written")
-            self._read += size
-            self.data += self._unpack(packed)
+            with memoryview(self.data)[self.known : end] as missing:
+                size = self._stream.readinto(missing)
+            if not size:
+                raise IndexError("a page is shorter than was written")
+            self.known += size
         return self.data
 
-    def all(self) -> bytearray:
+    def all(self) -> Bytes:
         """The whole content."""
         return self.upto(self._page.plain)
 
@@ -111,9 +143,10 @@ class _Content:
 class _Column:
     """Values of a column of a row group."""
 
-    def __init__(self, descriptor: int, unpack: Unpack, ranks: _Ranks, chunk: Chunk) -> None:
+    def __init__(self, descriptor: int, unpack: Unpack, buffers: Buffers, ranks: _Ranks, chunk: Chunk) -> None:
         self._descriptor = descriptor
         self._unpack = unpack
+        self._buffers = buffers
         self._ranks = ranks
         self._chunk = chunk
         self._dictionary: _Content | None = None
@@ -128,7 +161,7 @@ class _Column:
             if number in pages:
                 if page.encoding != DICTIONARY or page.values != page.rows:
                     raise ValueError("accounts are laid out in another way")
-                data = bytes(self._content(page).all())
+                data = self._content(page).all()
                 begin = values_begin(data, nested=False)[-1]
                 found = numbers(data, begin + 1, data[begin], page.rows)
                 for code, did in codes.items():
@@ -160,24 +193,26 @@ class _Column:
         begin = 4 + int.from_bytes(content.upto(4)[:4], "little")
         levels = bytes(content.upto(begin)[4:begin])
         for row in rows:
-            number, level = self._ranks.of(levels, row)
+            number, level = self._ranks.of(page, levels, row)
             yield self._value(page, content, begin, number) if level else None
 
     def _nested(self, page: Page, rows: Sequence[int]) -> Iterator[Any]:
         content = self._content(page)
-        data = bytes(content.all())
+        data = content.all()
         _, levels, values = values_begin(data, nested=True)
         starts: Sequence[int] = range(page.rows + 1)
         if page.levels != page.rows:
             starts = [*np.flatnonzero(numbers(data, 4, 1, page.levels) == 0).tolist(), page.levels]
         for row in rows:
-            number, level = rank_of_elements(data, levels + 4, starts[row])
+            place, skipped, before = page.level_mark(starts[row])
+            number, level = rank_of_elements(data, levels + 4 + place, starts[row] - skipped)
+            number += before
             if level < LIST_LEVEL - 1:
                 yield [] if level else None
                 continue
             elements = []
-            for place in range(starts[row], starts[row + 1]):
-                _, level = rank_of_elements(data, levels + 4, place)
+            for element in range(starts[row], starts[row + 1]):
+                _, level = rank_of_elements(data, levels + 4 + place, element - skipped)
                 elements.append(self._value(page, content, values, number) if level == LIST_LEVEL else None)
                 number += level == LIST_LEVEL
             yield elements
@@ -194,8 +229,8 @@ class _Column:
             return delta_at(content.all(), begin, page.mark(number), number % DELTA_MARK)
         if page.encoding == PLAIN and size == TEXT:
             marks, mark = page.text_marks, number // TEXT_MARK
-            data = content.upto(page.plain if mark + 1 == len(marks) else begin + marks[mark + 1])
-            return text_at(data, begin + marks[mark], number % TEXT_MARK).decode()
+            end = page.plain if mark + 1 == len(marks) else begin + marks[mark + 1]
+            return text_at(content.upto(end), begin + marks[mark], number % TEXT_MARK, end).decode()
         if page.encoding == PLAIN and size == BITS:
             return bool(content.all()[begin + (number >> 3)] >> (number & 7) & 1)
         if page.encoding == PLAIN:
@@ -214,24 +249,26 @@ class _Column:
         content, codes, begin = self._in_dictionary(), {}, 0
         marks = page.text_marks
         while wanted and begin < page.plain:
-            data = content.upto(begin + 1)
+            data = content.upto(min(begin + _STEP, page.plain))
             for text in list(wanted):
-                place = data.find(text, max(0, begin - len(text)))
+                place = data.find(text, max(0, begin - len(text)), content.known)
                 while place >= 0:
                     mark = bisect_right(marks, place) - 1
                     behind = number_of_text(data, marks[mark], place)
                     if behind is not None:
                         codes[mark * TEXT_MARK + behind] = wanted.pop(text)
                         break
-                    place = data.find(text, place + 1)
-            begin = len(data)
+                    place = data.find(text, place + 1, content.known)
+            begin = content.known
         return codes
 
     def _in_dictionary(self) -> _Content:
         if self._dictionary is None:
             assert self._chunk.dictionary is not None
-            self._dictionary = self._content(self._chunk.dictionary)
+            self._dictionary = _Content(
+                self._descriptor, self._unpack, self._chunk.dictionary, self._buffers.dictionary
+            )
         return self._dictionary
 
     def _content(self, page: Page) -> _Content:
-        return _Content(self._descriptor, self._unpack, page)
+        return _Content(self._descriptor, self._unpack, page, self._buffers.page)

@@ -20,6 +20,8 @@ Bytes = bytes | bytearray
 
 TEXT_MARK: Final = 256
 """Texts between two marks."""
+LEVEL_MARK: Final = 1024
+"""Levels between two marks of them, at least."""
 DELTA_MARK: Final = 1024
 """Values between two marks of differences: whole blocks."""
 BLOCK_DELTAS: Final = 256
@@ -51,6 +53,29 @@ def varint(data: Bytes, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, place
         shift += 7
+
+
+class LevelMark(NamedTuple):
+    """Where reading levels can begin: the place behind the first byte of levels, and how many levels, and values, are before it."""
+
+    place: int
+    levels: int
+    values: int
+
+
+def level_marks(data: Bytes, begin: int, end: int, *, nested: bool) -> Iterator[LevelMark]:
+    """A mark for every so many levels of a page, of a column without or of lists; none for the first."""
+    place, levels, values, marked = begin, 0, 0, 0
+    while place < end:
+        if levels >= marked + LEVEL_MARK:
+            yield LevelMark(place - begin, levels, values)
+            marked = levels
+        head, behind = varint(data, place)
+        run = 8 * (head >> 1) if head & 1 else head >> 1
+        found, last = (rank_of_elements if nested else rank)(data, place, run - 1)
+        values += found + (last == (_ELEMENT if nested else 1))
+        levels += run
+        place = behind + ((head >> 1) * (2 if nested else 1) if head & 1 else 1)
 
 
 def rank(data: Bytes, place: int, number: int) -> tuple[int, int]:
@@ -158,7 +183,7 @@ def numbers(data: Bytes, place: int, width: int, count: int) -> npt.NDArray[np.u
     return found
 
 
-def _unpacked(data: Bytes, width: int) -> npt.NDArray[np.uint32]:
+def _unpacked(data: bytes, width: int) -> npt.NDArray[np.uint32]:
     octets = np.frombuffer(data + bytes(4), np.uint8).astype(np.uint32)
     bits = np.arange(0, 8 * len(data) // width * width, width)
     places, shifts = bits >> 3, (bits & 7).astype(np.uint32)
@@ -167,15 +192,14 @@ def _unpacked(data: Bytes, width: int) -> npt.NDArray[np.uint32]:
     return unpacked
 
 
-def text_at(data: Bytes, place: int, number: int) -> bytes:
-    """A text or binary value; `place` is that of the value `number` values before it."""
+def text_at(data: Bytes, place: int, number: int, end: int) -> bytes:
+    """A text or binary value; `place` is that of the value `number` values before it, and all of them end before `end`."""
     for _ in range(number):
         place += 4 + _SIZE(data, place)[0]
     size = _SIZE(data, place)[0]
-    found = bytes(data[place + 4 : place + 4 + size])
-    if len(found) != size:
+    if place + 4 + size > end:
         raise IndexError("a value ends behind its page")
-    return found
+    return bytes(data[place + 4 : place + 4 + size])
 
 
 def number_of_text(data: Bytes, mark: int, place: int) -> int | None:
