@@ -51,12 +51,15 @@ def few_rows(session: Session, lake: Lake, scan: Scan, columns: Sequence[str]) -
     rest = replace(scan, files=tuple(file for file in scan.files if file.path not in known))
     if not known:
         return None, rest
-    schema = lake_schema(scan.table)
-    arrays = [
-        pa.array([value for rows in found if rows is not None for value in rows[name]], schema.field(name).type)
-        for name in columns
-    ]
+    arrays = [_array(scan.table, name, [one for rows in found if rows is not None for one in rows[name]]) for name in columns]
     return pa.table(arrays, names=list(columns)), rest
+
+
+def _array(table: str, name: str, values: list[Any]) -> pa.Array:
+    kind = lake_schema(table).field(name).type
+    found = pa.array(values, kind)
+    # As the engine reads them: times of every unit in microseconds.
+    return found.cast(pa.timestamp("us")) if pa.types.is_timestamp(kind) else found
 
 
 def _read(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
+import api.few_rows
+import api.walk
 from api.current import CurrentState
 from api.cursors import Cursor
-from api.engine import Engine
+from api.engine import Engine, FileGone, Session
 from api.filters import PostFilters
 from api.identifiers import tid_value
 from api.key_skip import holding, narrow_by_keys
@@ -19,12 +24,13 @@ from api.posts_query import Selection
 from api.relation import Lake
 from api.routes.search import DEFAULT_FIELDS
 from api.search import SearchPlan, Sort, run_search
-from api.snapshots import scan
+from api.snapshots import Scan, scan
 from api.walk import Page
 from lake import account_index
 from lake.account_index import AccountIndex
 from lake.bloom import FilterIndex, Value
 from lake.manifest import LiveFile
+from lake.page_rows import CannotReadError
 from tests.api.lake_builder import POST, START_US, LakeBuilder, did
 from tests.api.test_author_activity import index
 from tests.api.test_filters_property import features, random_text
@@ -142,8 +148,93 @@ def test_all_columns_are_the_same_without_the_index(
     shutil.rmtree(searched.builder.root / account_index.FOLDER)
     without = searched.page(*people, limit=limit)
     assert known.rows.to_pylist() == in_two.rows.to_pylist() == without.rows.to_pylist()
+    assert known.rows.schema == in_two.rows.schema == without.rows.schema
     assert known.rows.num_rows
     assert known.next == in_two.next == without.next
+
+
+class Taken:
+    """Remembers what was read by itself and what was left to the engine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = self.left = 0
+        plain = api.walk.few_rows
+
+        def few(session: Session, lake: Lake, plan: Scan, columns: Sequence[str]) -> tuple[pa.Table | None, Scan]:
+            rows, rest = plain(session, lake, plan, columns)
+            self.rows += 0 if rows is None else rows.num_rows
+            self.left += len(rest.files)
+            return rows, rest
+
+        monkeypatch.setattr("api.walk.few_rows", few)
+
+
+def test_rows_of_rolled_hours_are_read_by_themselves(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = Taken(monkeypatch)
+    assert searched.page(1, limit=5).rows.num_rows == 5
+    assert (taken.rows, taken.left) == (6, 0)
+    assert searched.page(1, 2, limit=7).rows.num_rows == 7
+    assert taken.left == 0
+    searched.builder.post(did(1), "not rolled yet")
+    searched.builder.commit()
+    assert searched.page(1, limit=5).rows["text"][0].as_py() == "not rolled yet"
+    assert taken.left == 1
+
+
+def test_the_engine_reads_what_cannot_be_read_by_itself(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = searched.page(1, 2, limit=20)
+    taken = Taken(monkeypatch)
+    plain, calls = api.few_rows.rows_of, itertools.count()
+
+    def sometimes(*arguments: Any) -> dict[str, list[Any]]:
+        if next(calls) % 2:
+            raise CannotReadError("on purpose")
+        return plain(*arguments)
+
+    monkeypatch.setattr("api.few_rows.rows_of", sometimes)
+    found = searched.page(1, 2, limit=20)
+    assert taken.rows
+    assert taken.left
+    assert found.rows.to_pylist() == expected.rows.to_pylist()
+    assert found.next == expected.next
+
+
+def test_a_file_that_is_gone_is_told(searched: Searched) -> None:
+    newest = scan(searched.builder.manifest.snapshot(), POST, None, None).files[-1]
+    (searched.builder.root / newest.path).unlink()
+    with pytest.raises(FileGone):
+        searched.page(1, limit=5)
+
+
+@pytest.mark.parametrize("sort", [Sort.NEWEST, Sort.OLDEST])
+def test_pages_are_the_same_while_posts_end(searched: Searched, sort: Sort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Erased, pending, edited and late: page by page as the engine reads them."""
+    builder = searched.builder
+    for post in searched.mine[1:4]:
+        builder.delete(post["uri"])
+    builder.commit()
+    builder.maintain()
+    index(builder)
+    builder.delete(searched.mine[6]["uri"])
+    builder.post(did(1), "later")
+    builder.commit()
+
+    def pages(**more: object) -> list[dict[str, Any]]:
+        rows, cursor = [], None
+        while True:
+            page = searched.page(1, 2, limit=3, sort=sort, cursor=cursor, **more)
+            rows += page.rows.to_pylist()
+            cursor = page.next
+            if cursor is None:
+                return rows
+
+    taken = Taken(monkeypatch)
+    for more in ({}, {"media": ["images"]}, {"reply": True}, {"start": START_US + 2 * 3_600_000_000}):
+        monkeypatch.setattr("api.few_rows._MOST_ROWS", 64)
+        found = pages(**more)
+        monkeypatch.setattr("api.few_rows._MOST_ROWS", 0)
+        assert found == pages(**more)
+    assert taken.rows
 
 
 def test_filters_are_asked_about_accounts_where_there_is_no_side_file(searched: Searched) -> None:
