@@ -51,7 +51,9 @@ def few_rows(session: Session, lake: Lake, scan: Scan, columns: Sequence[str]) -
     rest = replace(scan, files=tuple(file for file in scan.files if file.path not in known))
     if not known:
         return None, rest
-    arrays = [_array(scan.table, name, [one for rows in found if rows is not None for one in rows[name]]) for name in columns]
+    arrays = [
+        _array(scan.table, name, [one for rows in found if rows is not None for one in rows[name]]) for name in columns
+    ]
     return pa.table(arrays, names=list(columns)), rest
 
 

@@ -30,8 +30,11 @@ from lake.page_values import (
 
 _STEP: Final = 64 << 10
 """Packed bytes that are read and unpacked at once."""
+_LARGEST: Final = 16 << 20
+"""Most bytes of a page or dictionary that are unpacked: a reader has memory for two."""
 _DID: Final = "did"
-_BROKEN: Final = (zstandard.ZstdError, IndexError, KeyError, ValueError, OSError)
+_BROKEN: Final = (zstandard.ZstdError, IndexError, KeyError, ValueError, OSError, MemoryError)
+"""What reading ends with where the bytes are not those of the places; MemoryError where they promise more than there can be."""
 
 Values = list[Any]
 Unpack = Callable[[bytes], bytes]
@@ -111,6 +114,8 @@ class _Content:
         self._page = page
         self._stream: zstandard.ZstdDecompressionReader | None = None
         self.data: Bytes
+        if page.plain > _LARGEST:
+            raise ValueError("a page is too large")
         if page.packed <= _STEP:
             self.data = unpack(os.pread(descriptor, page.packed, page.begin)) if page.packed else b""
             self.known = len(self.data)

@@ -160,6 +160,18 @@ def test_a_changed_page_is_no_page_to_be_placed(tmp_path: Path) -> None:
         account_index.build(store, file)
 
 
+def test_large_pages_are_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LakeStore(tmp_path)
+    file = _write(store, _table(np.random.default_rng(5), [f"did:plc:{n % 50}" for n in range(2000)]))
+    account_index.build(store, file)
+    assert _read(store, file, ["did:plc:1"])
+    for step in (10, 1 << 20):
+        monkeypatch.setattr("lake.page_rows._STEP", step)
+        monkeypatch.setattr("lake.page_rows._LARGEST", 500)
+        with pytest.raises(CannotReadError):
+            _read(store, file, ["did:plc:1"])
+
+
 def test_what_is_not_a_page_is_left_to_others(tmp_path: Path) -> None:
     store = LakeStore(tmp_path)
     file = _write(store, _table(np.random.default_rng(3), [f"did:plc:{n % 50}" for n in range(2000)]))
