@@ -7,6 +7,7 @@ pages that have a value of the rows (`lake.page_places`), and of long ones only 
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Final, cast
@@ -33,7 +34,7 @@ _STEP: Final = 64 << 10
 _LARGEST: Final = 16 << 20
 """Most bytes of a page or dictionary that are unpacked: a reader has memory for two."""
 _DID: Final = "did"
-_BROKEN: Final = (zstandard.ZstdError, IndexError, KeyError, ValueError, OSError, MemoryError)
+_BROKEN: Final = (zstandard.ZstdError, struct.error, IndexError, KeyError, ValueError, OSError, MemoryError)
 """What reading ends with where the bytes are not those of the places; MemoryError where they promise more than there can be."""
 
 Values = list[Any]

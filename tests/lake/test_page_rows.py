@@ -187,6 +187,32 @@ def test_what_is_not_a_page_is_left_to_others(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
+def test_no_flipped_bit_ends_in_another_way(tmp_path: Path) -> None:
+    store = LakeStore(tmp_path)
+    rng = np.random.default_rng(6)
+    file = _write(store, _table(rng, [f"did:plc:{n % 50}" for n in range(2000)]))
+    groups = places_of(store, file)
+    path = store.absolute(file.path)
+    whole = path.read_bytes()
+    names = lake_schema(POST).names
+    columns = [chunk for group in groups for chunk in group.columns.values()]
+    pages = [page for chunk in columns for page in (*chunk.pages, chunk.dictionary) if page is not None and page.packed]
+    noticed = 0
+    for _ in range(150):
+        page = pages[int(rng.integers(len(pages)))]
+        place = page.begin + int(rng.integers(page.packed))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            for group in groups:
+                rows_of(descriptor, group, range(8), ["did:plc:1", "did:plc:2"], names, Buffers())
+        except CannotReadError:
+            noticed += 1
+        finally:
+            os.close(descriptor)
+    assert noticed > 20
+
+
 def test_a_file_of_another_layout_has_no_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LakeStore(tmp_path)
     rows = _table(np.random.default_rng(4), ["did:plc:1"] * 10)
