@@ -30,6 +30,7 @@ _PIECE_DELTAS: Final = 64
 _PIECES: Final = 4
 _WIDEST: Final = 24
 """Bits of a number in a run; a dictionary of more values is not written."""
+_WHOLE_BYTES: Final = (8, 16)
 _WORD: Final = (1 << 64) - 1
 _SEVEN_BITS: Final = 0x7F
 _ELEMENT: Final = 3
@@ -184,6 +185,8 @@ def numbers(data: Bytes, place: int, width: int, count: int) -> npt.NDArray[np.u
 
 
 def _unpacked(data: bytes, width: int) -> npt.NDArray[np.uint32]:
+    if width in _WHOLE_BYTES:
+        return np.frombuffer(data, f"<u{width // 8}").astype(np.uint32)
     octets = np.frombuffer(data + bytes(4), np.uint8).astype(np.uint32)
     bits = np.arange(0, 8 * len(data) // width * width, width)
     places, shifts = bits >> 3, (bits & 7).astype(np.uint32)

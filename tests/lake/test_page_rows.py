@@ -259,6 +259,19 @@ def page_values_head(count: int, first: int) -> bytes:
     return number(256) + number(4) + number(count) + number((first << 1 ^ first >> 63) % _WORD)
 
 
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 13, 16, 17, 24])
+def test_numbers_in_runs(width: int) -> None:
+    values = np.random.default_rng(width).integers(0, 1 << width, 40).tolist()
+    bits = sum(value << width * place for place, value in enumerate(values))
+    packed = bytes([5 << 1 | 1]) + bits.to_bytes(5 * width, "little")
+    repeated = bytes([12 << 1]) + values[0].to_bytes(-(-width // 8), "little")
+    runs = b"x" + repeated + packed + repeated + packed
+    expected = [values[0]] * 12 + values + [values[0]] * 12 + values
+    for count in (1, 12, 13, 50, 52, 64, 65, 104):
+        assert page_values.numbers(runs, 1, width, count).tolist() == expected[:count]
+        assert page_values.number_at(runs, 1, width, count - 1) == expected[count - 1]
+
+
 def test_a_text_is_found_by_where_it_begins() -> None:
     texts = [b"a", b"", b"\x01\x00\x00\x00a", b"bb"]
     page = b"".join(struct.pack("<I", len(text)) + text for text in texts)
