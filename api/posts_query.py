@@ -53,7 +53,7 @@ _UNSELECTIVE: Final = frozenset(
 """Filters that may leave most posts of a range."""
 _TEXT: Final = frozenset({"text", "exact", "case_sensitive"})
 _FEW_ROWS: Final = 20_000
-"""So few are counted without asking first which of them can have something."""
+"""So few posts are counted without asking first which of them can have something."""
 _MINIMUMS: Final = frozenset(name for name in PostFilters.model_fields if name.startswith("min_"))
 
 
@@ -69,7 +69,7 @@ class Reader(Enum):
 def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, reader: Reader = Reader.SOME) -> Source:
     """The posts of `plan` that are selected and current. Blocks for the reads it needs."""
     filters = selection.filters
-    source = _without_counts(session, lake, plan, selection, reader)
+    source = selected(session, lake, plan, selection, reader)
     if not filters.engagement:
         return source
     source = source.attached(session)
@@ -79,6 +79,21 @@ def prepare(session: Session, lake: Lake, plan: Scan, selection: Selection, *, r
         session.register(f"engaged_{kind}", count_engagement(session, lake, plan, filters, keys, kind, least))
         predicates.append(f"EXISTS (FROM engaged_{kind} AS e WHERE {same_record('e', 'r')})")
     return replace(source, predicates=tuple(predicates))
+
+
+def selected(session: Session, lake: Lake, plan: Scan, selection: Selection, reader: Reader) -> Source:
+    """As `prepare`, without the minimum counts, which are left to the caller."""
+    filters = selection.filters
+    ends = lake.current.ends(session, plan.snapshot, POST, filters.start)
+    bound = Bound()
+    predicates = [IS_RECORD, *post_predicates(filters, bound)]
+    predicates += label_predicates(selection.labels, selection.not_labels, bound)
+    if plan.as_of is not None:
+        predicates.append(as_of_predicate(plan.as_of, POST, bound))
+    if reader is Reader.ALL and plan.files and not selection.labels and _asked(filters) <= _UNSELECTIVE:
+        return Source(ends.attach_places(session, lake.paths(plan.files)), tuple(predicates), bound)
+    source = Source("", tuple(predicates), bound, ends)
+    return source if reader is Reader.FEW else source.attached(session)
 
 
 def selects_many(plan: Scan, selection: Selection) -> bool:
@@ -92,7 +107,12 @@ def selects_many(plan: Scan, selection: Selection) -> bool:
 def selects_by_text(plan: Scan, selection: Selection) -> bool:
     """Whether posts are selected by nothing else than a text and by what leaves most of a range, and are not few."""
     asked = _asked(selection.filters) - _UNSELECTIVE - _MINIMUMS - _TEXT
-    return not selection.labels and not asked and sum(map(plan.rows_to_read, plan.files)) > _FEW_ROWS
+    return not selection.labels and not asked and are_many(plan)
+
+
+def are_many(plan: Scan) -> bool:
+    """Whether a plan has more rows to read than are counted without asking first which of them can have something."""
+    return sum(map(plan.rows_to_read, plan.files)) > _FEW_ROWS
 
 
 def _that_may_have(session: Session, lake: Lake, plan: Scan, selection: Selection, source: Source) -> pa.Table:
@@ -108,20 +128,6 @@ def _that_may_have(session: Session, lake: Lake, plan: Scan, selection: Selectio
             session.register(f"likely_{kind}", likely(session, lake, plan, filters, [kind], least=least))
             source = source.also(is_likely(f"likely_{kind}"))
     return candidates(session, lake, plan, source)
-
-
-def _without_counts(session: Session, lake: Lake, plan: Scan, selection: Selection, reader: Reader) -> Source:
-    filters = selection.filters
-    ends = lake.current.ends(session, plan.snapshot, POST, filters.start)
-    bound = Bound()
-    predicates = [IS_RECORD, *post_predicates(filters, bound)]
-    predicates += label_predicates(selection.labels, selection.not_labels, bound)
-    if plan.as_of is not None:
-        predicates.append(as_of_predicate(plan.as_of, POST, bound))
-    if reader is Reader.ALL and plan.files and not selection.labels and _asked(filters) <= _UNSELECTIVE:
-        return Source(ends.attach_places(session, lake.paths(plan.files)), tuple(predicates), bound)
-    source = Source("", tuple(predicates), bound, ends)
-    return source if reader is Reader.FEW else source.attached(session)
 
 
 def _asked(filters: PostFilters) -> set[str]:

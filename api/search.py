@@ -23,6 +23,7 @@ from api.engine import Session
 from api.fetch import fetch
 from api.identifiers import POST
 from api.matches import matches
+from api.minimums import minimums_of
 from api.posts_query import Reader, Selection, prepare, selects_by_text, selects_many
 from api.relation import ROW, Lake, Source
 from api.snapshots import Scan
@@ -86,7 +87,13 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         return _sample(session, lake, plan)
     if plan.sort is Sort.ENGAGED:
         return _engaged(session, lake, plan)
-    source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.FEW)
+    newest_first = plan.sort is Sort.NEWEST
+    first = None
+    if plan.selection.filters.engagement:
+        minimums = minimums_of(session, lake, plan.scan, plan.selection)
+        source, first = minimums.source, minimums.first(session, plan.columns, newest_first=newest_first)
+    else:
+        source = prepare(session, lake, plan.scan, plan.selection, reader=Reader.FEW)
     spare = 0
     if plan.scan.counts is not None and source.ends is not None:
         authors = pa.array(plan.selection.filters.author, pa.string())
@@ -99,11 +106,12 @@ def run_search(session: Session, lake: Lake, plan: SearchPlan) -> Page:
         plan.scan,
         source,
         plan.columns,
-        newest_first=plan.sort is Sort.NEWEST,
+        newest_first=newest_first,
         limit=plan.limit,
         cursor=plan.cursor,
         seconds=plan.seconds,
         spare=spare,
+        first=first,
     )
 
 

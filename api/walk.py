@@ -13,7 +13,7 @@ which it is known where they lie are read by themselves (`api.few_rows`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -57,6 +57,11 @@ class Page:
     complete: bool
     files_read: int
     rows_scanned: int
+
+
+First = Callable[[Scan, Source, int, float], tuple[pa.Table, Cursor | None]]
+"""Gives the first so many rows of a step, in order, with the columns of the page; and, where the time (of the monotonic clock) was
+over before it had as many, the place up to which it looked, else None."""
 
 
 def joined(before: Page, after: Page) -> Page:
@@ -107,13 +112,15 @@ def walk(
     cursor: Cursor | None,
     seconds: float,
     spare: int = 0,
+    first: First | None = None,
 ) -> Page:
     """One page of `source`, with at least the lake columns `columns` and PLACE. Blocks for about `seconds` at most when single
-    steps are short; the runner's deadline holds in any case. spare: how many of the rows that the scan counts may have ended."""
+    steps are short; the runner's deadline holds in any case. spare: how many of the rows that the scan counts may have ended.
+    first: who reads a step where not every row of `source` belongs on the page; None when each does that did not end."""
     until = time.monotonic() + seconds
     names = list(dict.fromkeys((*columns, *PLACE)))
     if cursor is not None:
-        source = _behind(source, cursor, newest_first)
+        source = behind(source, cursor, newest_first)
     found = [lake_schema(scan.table).empty_table().select(names)]
     missing = limit + 1
     files_read = rows_scanned = 0
@@ -121,13 +128,20 @@ def walk(
     position: Cursor | None = None
     steps = _steps(_ahead(scan, cursor, newest_first), cursor, newest_first, missing + spare)
     for number, step in enumerate(steps):
-        part = _first(session, lake, replace(scan, files=step), source, names, newest_first, missing)
+        some = replace(scan, files=step)
+        if first is None:
+            part = _first(session, lake, some, source, names, newest_first, missing)
+        else:
+            part, position = first(some, source, missing, until)
         files_read += len(step)
         rows_scanned += sum(scan.rows_to_read(file) for file in step)
         if part.num_rows:
             found.append(part)
         missing -= part.num_rows
         if missing <= 0:
+            break
+        if position is not None:
+            complete = False
             break
         if time.monotonic() >= until and number + 1 < len(steps):
             complete, position = False, _edge(step, newest_first)
@@ -185,8 +199,8 @@ def _first(
     kept = found.take(pa.array(source.ends.standing(session, found), pa.int64())).select(list(names)).slice(0, count)
     if kept.num_rows == count or places.num_rows < asked:
         return kept
-    behind = _behind(source.attached(session), place_of(places), newest_first)
-    more = _first(session, lake, scan, behind, names, newest_first, count - kept.num_rows)
+    rest = behind(source.attached(session), place_of(places), newest_first)
+    more = _first(session, lake, scan, rest, names, newest_first, count - kept.num_rows)
     # Without rows a table has the types of the lake instead of those of the reader.
     return pa.concat_tables([kept, more]) if more.num_rows else kept
 
@@ -205,7 +219,7 @@ def _few(session: Session, lake: Lake, scan: Scan, used: str) -> tuple[str, dict
     return f"(SELECT {selected} FROM {_ROWS} UNION ALL SELECT {selected} FROM {reading})", values
 
 
-def _behind(source: Source, cursor: Cursor, newest_first: bool) -> Source:
+def behind(source: Source, cursor: Cursor, newest_first: bool) -> Source:
     """The rows of a source that come after the cursor."""
     bound = Bound()
     bound.values.update(source.bound.values)
