@@ -32,6 +32,8 @@ from lake.manifest import HOUR_US
 router = APIRouter(tags=["explain"], dependencies=[Depends(known_parameters)])
 _ESTIMATE_SECONDS: Final = 1.0
 _SAMPLE: Final = 200
+_ANSWER_SECONDS: Final = 0.05
+"""What an answer takes that has to read nothing: counts of a week or a month from roll-ups."""
 
 
 class Target(StrEnum):
@@ -132,8 +134,8 @@ async def explain(
 def _expected(
     session: Session, here: Services, query: ExplainQuery, planned: Planned, reads: list[dict[str, Any]]
 ) -> float:
-    """Seconds for reading everything; for counts that roll-ups can give, of the files that were not counted before, and of those in
-    which is looked for what ended since."""
+    """Seconds for an answer and for reading everything; for counts that roll-ups can give, of the files that were not counted
+    before, and of those in which is looked for what ended since."""
     posts, *others = reads
     rows, files = posts["rows"], posts["files"]
     start, end = range_of(query, planned)
@@ -141,7 +143,7 @@ def _expected(
     if query.target is Target.COUNTS and query.as_of is None and end - start >= LEAST_US and language_of(counted):
         read = here.rollups.to_read(session, here.lake, planned.whole, query)
         rows, files = sum(file.rows for file in read), len(read)
-    expected = here.throughput.seconds(reading_of(query), rows, files)
+    expected = _ANSWER_SECONDS + here.throughput.seconds(reading_of(query), rows, files)
     return expected + sum(here.throughput.seconds(Reading.COLUMNS, one["rows"], one["files"]) for one in others)
 
 

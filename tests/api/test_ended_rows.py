@@ -106,7 +106,7 @@ def test_only_what_changed_is_looked_for(
     assert first > 2 * 50
     assert get(client, "/v1/counts", interval="day")["total"] == 59
     assert sum(read) > 50
-    assert expected() == 0
+    assert 0 < expected() < 0.1, "an answer takes some time, whatever it reads"
     read.clear()
     builder.delete(posts[30]["uri"])
     builder.commit()
