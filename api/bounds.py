@@ -38,9 +38,27 @@ _LOOSE: Final = 2
 """Up to so much is added to all posts of a file, instead of reading which of them it is about."""
 _MANY: Final = 4
 """Where more than one row of a file in so many is left, naming them costs more than it saves."""
+_MOST_KEPT: Final = 400_000
+"""So many rows with the highest scores are kept in memory, perhaps twice as many, so that the side files are read once."""
 _NO_BOUND: Final = 1 << 28
 HIGHEST: Final = UNKNOWN
 """Scores that are higher are not told apart."""
+
+
+@dataclass(frozen=True)
+class _Top:
+    """The highest scores of a plan: how many rows have each or more (`reaching`), and by path the rows that have `least`, in order,
+    with their scores."""
+
+    reaching: Numbers
+    least: int
+    of: Mapping[str, tuple[Numbers, Numbers]]
+
+    def at(self, path: str, places: Numbers) -> Numbers | None:
+        """The scores of some rows of a file; None where one of them is not known."""
+        rows, scores = self.of[path]
+        found = np.minimum(np.searchsorted(rows, places), len(rows) - 1)
+        return scores[found] if len(rows) and bool((rows[found] == places).all()) else None
 
 
 @dataclass(frozen=True)
@@ -69,9 +87,26 @@ class Bounds:
 
         return self._only(chosen, most=_MANY)
 
-    def scoring(self, least: int) -> Scan:
-        """The plan with the rows that can have so much, at most HIGHEST, of all kinds together. Blocks for the side files."""
-        return self._only(lambda file: self._score(file) >= least, most=1)
+    def scoring(self, least: int, below: int) -> Scan:
+        """The plan with the rows that can have at least so much, and less than `below`, of all kinds together; HIGHEST stands for
+        all from there on. May block for the side files."""
+
+        def chosen(file: LiveFile) -> npt.NDArray[np.bool_]:
+            scores = self._score(file)
+            found: npt.NDArray[np.bool_] = (scores >= least) & (scores < below)
+            return found
+
+        top = self._top
+        if least < top.least:
+            return self._only(chosen, most=1)
+        files, stretches = [], dict(self.plan.stretches)
+        for file in self.plan.files:
+            rows, scores = top.of[file.path]
+            rows = rows[(scores >= least) & (scores < below)]
+            if len(rows):
+                files.append(file)
+                stretches[file.path] = _stretches(rows)
+        return replace(self.plan, files=tuple(files), stretches=stretches)
 
     def least_of(self, count: int) -> int:
         """The highest score that at least `count` rows of the plan can have, 0 when it has fewer. May block for the side files."""
@@ -84,19 +119,34 @@ class Bounds:
         numbers, scores = np.asarray(paths.indices), np.zeros(rows.num_rows, np.int64)
         for number, path in enumerate(paths.dictionary.to_pylist()):
             mine = numbers == number
-            scores[mine] = self._score(files[path])[places[mine]]
+            found = self._top.at(files[path].path, places[mine])
+            scores[mine] = self._score(files[path])[places[mine]] if found is None else found
         return scores
 
-    @cached_property
+    @property
     def reaching(self) -> Numbers:
-        """How many rows of the plan can have a score of 0, 1, … HIGHEST or more. Blocks for the side files."""
+        """How many rows of the plan can have a score of 0, 1, … HIGHEST or more. May block for the side files."""
+        return self._top.reaching
+
+    @cached_property
+    def _top(self) -> _Top:
         counts = np.zeros(HIGHEST + 1, np.int64)
+        kept: dict[str, tuple[Numbers, Numbers]] = {}
+        least = number = 0
         for file in self.plan.files:
             scores = self._score(file)
             if file.path in self.plan.stretches:
-                scores = scores[self._in_plan(file)]
-            counts += np.bincount(scores, minlength=HIGHEST + 1)
-        return np.cumsum(counts[::-1])[::-1]
+                scores = np.where(self._in_plan(file), scores, -1)
+            counts += np.bincount(scores[scores >= 0], minlength=HIGHEST + 1)
+            rows = np.flatnonzero(scores >= least)
+            kept[file.path] = rows, scores[rows]
+            number += len(rows)
+            if number > 2 * _MOST_KEPT:
+                least = max(least, int(np.searchsorted(-np.cumsum(counts[::-1])[::-1], -_MOST_KEPT)))
+                least = min(least, HIGHEST)
+                kept = {path: (rows[scores >= least], scores[scores >= least]) for path, (rows, scores) in kept.items()}
+                number = sum(len(rows) for rows, _ in kept.values())
+        return _Top(np.cumsum(counts[::-1])[::-1], least, kept)
 
     def _score(self, file: LiveFile) -> Numbers:
         first, *others = self._of(file)

@@ -85,11 +85,11 @@ def count_subjects(
     """As `count_engagement`, for records that arrived from `start_us` on."""
     table, stem = ENGAGEMENT[kind]
     records = scan(plan.snapshot, table, start_us, None, plan.as_of)
-    if keys.num_rows <= _FEW_KEYS:
-        records = holding(lake, records, naming(stem, keys["rkey_tid"].to_pylist()))
     if not keys["rkey_tid"].null_count and table in NAMING and NAMING[table] == f"{stem}_rkey_tid":
         kept = may_name(lake.root, records.files, np.asarray(keys["rkey_tid"], np.int64))
         records = replace(records, files=tuple(kept))
+    if keys.num_rows <= _FEW_KEYS:
+        records = holding(lake, records, naming(stem, keys["rkey_tid"].to_pylist()))
     if not records.files or not keys.num_rows:
         return COUNTED.empty_table()
     joins = lake.current.ends(session, plan.snapshot, table, start_us).attach(session, f"ended_{kind}")

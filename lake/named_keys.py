@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ HOUR_UNITS: Final = HOUR_US >> 10
 
 log = logging.getLogger("explorer.lake")
 Numbers = npt.NDArray[np.int64]
+_Integer = TypeVar("_Integer", bound=np.integer[Any])
 
 
 class DamagedError(Exception):
@@ -148,6 +149,15 @@ def may_name(root: Path, files: Iterable[LiveFile], tids: Numbers) -> list[LiveF
     return [file for file in files if _may_name(root, file, units, hours)]
 
 
+def among(values: npt.NDArray[_Integer], ordered: npt.NDArray[_Integer]) -> npt.NDArray[np.bool_]:
+    """Which values are in an array that is in order: for a few of both, a fraction of what `np.isin` takes."""
+    if not len(ordered):
+        return np.zeros(len(values), np.bool_)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    found: npt.NDArray[np.bool_] = ordered[places] == values
+    return found
+
+
 def path_of(root: Path, file: LiveFile) -> Path | None:
     """Where the side file of a file lies if it has one."""
     path = root / FOLDER / f"{file.sha256}{_SUFFIX}"
@@ -186,7 +196,7 @@ def _may_name(root: Path, file: LiveFile, units: Numbers, hours: Numbers) -> boo
         head = head_of(root, file)
         if head is None:
             return True
-        if not np.isin(head.hours, hours).any():
+        if not among(head.hours, hours).any():
             return False
         named = read(root, file) if len(units) <= _FEW_KEYS else None
     except DamagedError as error:

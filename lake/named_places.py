@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake.manifest import LiveFile
-from lake.named_keys import DamagedError, Head, Named, Numbers, head_of
+from lake.named_keys import DamagedError, Head, Named, Numbers, among, head_of
 
 NONE_COVERED: Final = np.zeros(0, np.uint64)
 
@@ -44,9 +44,9 @@ class Places:
         self._names = np.concatenate([none, *(head.names for head in heads)])[order]
 
     def naming(self, hour: int, covered: npt.NDArray[np.uint64]) -> Numbers:
-        """The places, for the other functions, of what names an hour in files that are not among the covered ones."""
+        """The places, for the other functions, of what names an hour in files that are not covered (ids, in order)."""
         first, end = np.searchsorted(self._hours, [hour, hour + 1])
-        return np.arange(first, end)[~np.isin(self.ids[self._file[first:end]], covered)]
+        return np.arange(first, end)[~among(self.ids[self._file[first:end]], covered)]
 
     def most(self, places: Numbers) -> int:
         """How often one key can be named there at most."""

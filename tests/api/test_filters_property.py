@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api import bounds as bounds_module
-from api import posts_query, search
+from api import posts_query, ranking
 from api.aggregates import CountPlan, Group, GroupPlan, Interval, run_counts, run_groups
-from api.bounds import bounds_of
+from api.bounds import HIGHEST, bounds_of
 from api.columns import publish, to_json
 from api.current import IS_RECORD, CurrentState
 from api.engine import Engine
@@ -423,7 +423,7 @@ def test_bounds_are_never_below_the_counts_and_tell_posts_apart(world: World) ->
     plan = scan(world.snapshot, POST, None, None)
     replies = Counter(row["reply_parent_uri"] for row in world.posts)
     with world.engine.session() as session:
-        bounds = bounds_of(session, world.lake, plan, None, search.SCORED)
+        bounds = bounds_of(session, world.lake, plan, None, ranking.SCORED)
         assert bounds is not None
         rows = session.table(
             f"SELECT did, rkey_tid, rkey_text, filename, file_row_number FROM {READ_FILES} WHERE {IS_RECORD}",
@@ -439,15 +439,35 @@ def test_bounds_are_never_below_the_counts_and_tell_posts_apart(world: World) ->
     assert sum(found[uri] < max(counts.values()) for uri in counts) > len(counts) / 2
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    chosen=st.sampled_from([{}, {"lang": ["en"]}, {"reply": False}, {"words": "cat"}, {"author": [did(1)]}]),
+    chosen=st.sampled_from(
+        [
+            {},
+            {"lang": ["en"]},
+            {"reply": False},
+            {"words": "cat"},
+            {"author": [did(1)]},
+            {"min_likes": 1},
+            {"min_likes": 2, "words": "cat"},
+        ]
+    ),
     looked_at=st.sampled_from([(), (8,), (10, 40), (70,)]),
     most=st.sampled_from([(0, 0), (20, 1000), (1000, 1000)]),
-    limit=st.sampled_from([6, 7, 25, 60]),
+    first=st.sampled_from([(0.1, 0.1), (0.1, 3.0), (1.2, 1.1), (20.0, 0.5)]),
+    highest=st.sampled_from([1, 2, HIGHEST]),
+    kept=st.sampled_from([0, 10, 400_000]),
+    limit=st.sampled_from([7, 25, 60]),
 )
 def test_the_order_by_engagement_is_that_of_all_counts(
-    world: World, chosen: dict[str, Any], looked_at: tuple[int, ...], most: tuple[int, int], limit: int
+    world: World,
+    chosen: dict[str, Any],
+    looked_at: tuple[int, ...],
+    most: tuple[int, int],
+    first: tuple[float, float],
+    highest: int,
+    kept: int,
+    limit: int,
 ) -> None:
     parameters = {name: value for name, value in chosen.items() if name != "words"}
     filters = PostFilters(**parameters, **({"text": chosen["words"]} if "words" in chosen else {}))
@@ -458,9 +478,14 @@ def test_the_order_by_engagement_is_that_of_all_counts(
         reverse=True,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_LIKELY", looked_at)
-        patch.setattr(search, "_MOST_LOOKED_AT", most[0])
-        patch.setattr(search, "_MOST_MATCHES", most[1])
+        patch.setattr(ranking, "_LIKELY", looked_at)
+        patch.setattr(ranking, "_MOST_LOOKED_AT", most[0])
+        patch.setattr(ranking, "_MOST_MATCHES", most[1])
+        patch.setattr(ranking, "_LOOKED_AT", first[0])
+        patch.setattr(ranking, "_COUNTED", first[1])
+        patch.setattr(ranking, "HIGHEST", highest)
+        patch.setattr(bounds_module, "HIGHEST", highest)
+        patch.setattr(bounds_module, "_MOST_KEPT", kept)
         assert world.search(filters, Sort.ENGAGED, limit) == [row["uri"] for row in expected]
         # As where the index has too little to be asked.
         patch.setattr(bounds_module, "_MOST_UNBOUNDED", -1)
