@@ -33,6 +33,8 @@ _FIRST_COUNTED: Final = 1_000
 _MOST_COUNTED: Final = 400_000
 _GROWTH: Final = 4
 """Times as many the next time."""
+_FILES_AT_ONCE: Final = 16
+"""Files of which some rows are read are branches of a statement, which holds to its end what it read of all of them."""
 _MOST_PASSED: Final = 20_000_000
 """So many likes, reposts or posts are all read beforehand where there is no index, for which posts are named so often: a second."""
 
@@ -95,14 +97,8 @@ class Minimums:
         if not step.files:
             return
         asked = min(_MOST_COUNTED, count + -(-count // _SPARE) if self.bounds else max(_FIRST_COUNTED, count))
-        columns = ", ".join(f"r.{name}" for name in _NAMES)
         while True:
-            reading, values = self.lake.reading(step, f"{columns} {source.joins} {source.condition}")
-            rows = session.few(
-                f"SELECT {columns} FROM {source.over(reading)} WHERE {source.condition}"
-                f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count",
-                {**source.bound.values, **values, "count": asked},
-            )
+            rows = self._selected(session, step, source, asked, newest_first=newest_first)
             if not rows.num_rows:
                 return
             last = rows.num_rows < asked
@@ -111,6 +107,28 @@ class Minimums:
                 return
             source = behind(source, place_of(rows), newest_first)
             asked = min(_GROWTH * asked, _MOST_COUNTED)
+
+    def _selected(self, session: Session, step: Scan, source: Source, count: int, *, newest_first: bool) -> pa.Table:
+        """The first rows of a step that are selected, in order, also those that ended."""
+        columns = ", ".join(f"r.{name}" for name in _NAMES)
+        at_once = _FILES_AT_ONCE if step.stretches else len(step.files)
+        found: list[pa.Table] = []
+        for files in step.steps(
+            newest_first=newest_first, first_rows=at_once, largest_rows=at_once, rows_of=lambda _: 1
+        ):
+            reading, values = self.lake.reading(
+                replace(step, files=files), f"{columns} {source.joins} {source.condition}"
+            )
+            rows = session.few(
+                f"SELECT {columns} FROM {source.over(reading)} WHERE {source.condition}"
+                f" ORDER BY {order_by(newest_first=newest_first)} LIMIT $count",
+                {**source.bound.values, **values, "count": count},
+            )
+            found.append(rows)
+            count -= rows.num_rows
+            if not count:
+                break
+        return pa.concat_tables(found)
 
     def _that_have(self, session: Session, rows: pa.Table) -> pa.Table:
         """Those of some rows that did not end and have the counts, in their order."""
