@@ -77,6 +77,15 @@ def joined(before: Page, after: Page) -> Page:
     )
 
 
+def front(scan: Scan, cursor: Cursor | None, *, newest_first: bool) -> tuple[Scan, Cursor | None]:
+    """What a walk reads first, and the cursor behind it; None when there is nothing else."""
+    ahead = _ahead(scan, cursor, newest_first)
+    steps = ahead.steps(newest_first=newest_first, first_rows=_FIRST_ROWS, largest_rows=_LARGEST_ROWS)
+    if len(steps) < 2:
+        return ahead, None
+    return replace(scan, files=steps[0]), _edge(steps[0], newest_first)
+
+
 def order_by(*, newest_first: bool) -> str:
     """The ORDER BY of a walk."""
     return ", ".join(f"{name} {'DESC' if newest_first else 'ASC'}" for name in PLACE)

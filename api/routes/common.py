@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -84,16 +84,22 @@ async def snapshot_of(here: Services, as_of: int | None) -> tuple[Snapshot, AsOf
         raise ApiError(Problem.SNAPSHOT_GONE, f"as_of: {detail}", errors=[FieldError("as_of", detail)]) from None
 
 
-async def plan_posts(request: Request, here: Services, query: PostQuery) -> Planned:
-    """The files that can hold what a query selects. ApiError 410 for a snapshot that is not kept, 422 for an unknown label."""
+async def plan_posts(request: Request, here: Services, query: PostQuery, *, by_text: bool = True) -> Planned:
+    """The files that can hold what a query selects; by_text: False leaves it to `narrowed_by_text` what its text rules out.
+    ApiError 410 for a snapshot that is not kept, 422 for an unknown label."""
     snapshot, older = await snapshot_of(here, query.as_of)
     arrival = query.clock is Clock.ARRIVAL
     start, end = (query.start, query.end) if arrival else (None, None)
     whole = await asyncio.to_thread(scan, snapshot, POST, start, end, older)
-    files = await asyncio.to_thread(narrow, here.lake, whole, query)
+    files = await asyncio.to_thread(narrow, here.lake, whole, query) if by_text else whole
     files = await asyncio.to_thread(narrow_by_keys, here.lake, files, query)
     wanted, unwanted = await asyncio.to_thread(_conditions, request, query)
     return Planned(snapshot, older, files, whole, query, wanted, unwanted)
+
+
+async def narrowed_by_text(here: Services, planned: Planned) -> Planned:
+    """A plan without what its text rules out."""
+    return replace(planned, scan=await asyncio.to_thread(narrow, here.lake, planned.scan, planned.query))
 
 
 def _conditions(request: Request, query: PostQuery) -> tuple[tuple[LabelCondition, ...], tuple[LabelCondition, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from api.routes.common import (
     chosen_fields,
     coverage_of,
     decode_cursor,
+    narrowed_by_text,
     next_link,
     page_meta,
     plan_posts,
@@ -37,7 +39,7 @@ from api.since import Since, posts_since
 from api.tabular import MEDIA_TYPES, table_bytes
 from api.totals import Total, TotalMode, run_total
 from api.walk import Page as FoundPage
-from api.walk import joined
+from api.walk import front, joined
 
 router = APIRouter(tags=["search"])
 
@@ -129,7 +131,12 @@ async def search(
     extras = tuple(name for name in chosen if name in EXTRA_FIELDS)
     if query.sample is not None and (query.cursor is not None or query.limit is not None):
         raise bad_parameter("sample", "a sample is one page: leave cursor and limit out")
-    planned = await plan_posts(request, here, query)
+    # The words of most searches fill a page from the newest hours, however large the range is.
+    walks = query.sort is not Sort.ENGAGED and not (
+        query.sample or query.engagement or extras or query.as_of is not None
+    )
+    fronted = walks and query.text is not None and query.total is TotalMode.NONE
+    planned = await plan_posts(request, here, query, by_text=not fronted)
     digest = planned.digest(sort=query.sort)
     cursor = decode_cursor(here, query.cursor, digest)
 
@@ -138,25 +145,25 @@ async def search(
 
     begun: FoundPage | None = None
 
-    def begin(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
-        plan = SearchPlan(
-            planned.narrowed(here.lake, selection), selection, query.sort, fields, limit, cursor, settings.light_seconds
-        )
+    def read(session: Session, selection: Selection, seconds: float) -> FoundPage:
+        missing, place = (limit, cursor) if begun is None else (limit - begun.rows.num_rows, begun.next)
+        narrowed = planned.narrowed(here.lake, selection)
+        plan = SearchPlan(narrowed, selection, query.sort, fields, missing, place, seconds, seed)
         page = run_search(session, here.lake, plan)
-        if page.complete or page.rows.num_rows == limit:
-            return finish(session, selection, page)
+        return page if begun is None else joined(begun, page)
+
+    def begin(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
         nonlocal begun
+        page = read(session, selection, settings.light_seconds)
+        if page.complete or page.rows.num_rows == limit:
+            begun = None
+            return finish(session, selection, page)
         begun = page
         return page, page.rows, None
 
     def work(session: Session, selection: Selection) -> tuple[FoundPage, pa.Table, Total | None]:
-        missing, place = (limit, cursor) if begun is None else (limit - begun.rows.num_rows, begun.next)
-        left = settings.page_seconds if begun is None else max(0.0, settings.page_seconds - settings.light_seconds)
-        plan = SearchPlan(
-            planned.narrowed(here.lake, selection), selection, query.sort, fields, missing, place, left, seed
-        )
-        page = run_search(session, here.lake, plan)
-        return finish(session, selection, page if begun is None else joined(begun, page))
+        spent = 0.0 if begun is None else settings.light_seconds
+        return finish(session, selection, read(session, selection, max(0.0, settings.page_seconds - spent)))
 
     def finish(session: Session, selection: Selection, page: FoundPage) -> tuple[FoundPage, pa.Table, Total | None]:
         nonlocal since
@@ -172,14 +179,24 @@ async def search(
             total = run_total(session, here.lake, planned.scan, selection, query.total, settings.total_seconds)
         return page, rows, total
 
-    # The words of most searches fill a page from the newest hours, however large the range is.
-    walks = query.sort is not Sort.ENGAGED and not (query.sample or query.engagement or extras or planned.as_of)
-    if walks and planned.scan.bytes > settings.heavy_bytes:
-        found, rows, total = await run_posts(request, here, planned, begin, heavy=False)
-        if begun is not None:
-            found, rows, total = await run_posts(request, here, planned, work, charged=True)
-    else:
-        found, rows, total = await run_posts(request, here, planned, work)
+    answer: tuple[FoundPage, pa.Table, Total | None] | None = None
+    if fronted:
+        # To ask the text index about a month of files costs more than a page of a word that is in each of them.
+        everything = planned
+        ahead, edge = front(planned.scan, cursor, newest_first=query.sort is Sort.NEWEST)
+        planned = await narrowed_by_text(here, replace(planned, scan=ahead))
+        answer = await run_posts(request, here, planned, begin, heavy=False)
+        page = answer[0]
+        if edge is not None and page.next is None and page.rows.num_rows < limit:
+            begun = replace(page, next=edge, complete=False)
+        if begun is not None or (edge is not None and page.next is None):
+            answer = None
+            planned = await narrowed_by_text(here, everything)
+    if answer is None and walks and planned.scan.bytes > settings.heavy_bytes:
+        answer = await run_posts(request, here, planned, begin, heavy=False)
+    if answer is None or begun is not None:
+        answer = await run_posts(request, here, planned, work, charged=answer is not None)
+    found, rows, total = answer
     following = here.cursors.encode(found.next, digest) if found.next is not None else None
     link = next_link(request, following)
     links = {"Link": f'<{link}>; rel="next"'} if link else {}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from api.aggregates import run_counts
-from lake import account_index
+from lake import account_index, text_index
+from lake.manifest import LiveFile
 from tests.api.conftest import MakeClient
 from tests.api.lake_builder import LakeBuilder, did
 from tests.api.test_posts_and_records import get
@@ -52,6 +55,66 @@ def test_a_search_that_goes_on_as_a_heavy_one_finds_the_same(
             break
         cursor = {"cursor": page["meta"]["next_cursor"]}
     assert found == expected
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("sort", ["newest", "oldest"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("heavy_bytes", [0, 1 << 40])
+@pytest.mark.parametrize("text", ["word", "wordy OR third OR first", "wordy -third", "nowhere"])
+def test_a_search_by_text_begins_with_the_first_hour(
+    builder: LakeBuilder, make_client: MakeClient, sort: str, limit: int, heavy_bytes: int, text: str
+) -> None:
+    """What is found does not depend on where the page ends: within the first hour, with it, or behind it."""
+    posts = [
+        builder.post(did(number), f"word{'y' * (number % 4 == 0)} {('first', 'second', 'third')[number % 3]}")
+        for number in range(40)
+        if builder.tick(1500)
+    ]
+    builder.commit()
+    builder.maintain()
+    for file in text_index.missing(builder.root, builder.manifest.snapshot()):
+        text_index.build(builder.store, file)
+    client = make_client(heavy_bytes=heavy_bytes, light_seconds=0.01)
+    matches: dict[str, Callable[[str], bool]] = {
+        "word": lambda found: "word" in found,
+        "wordy OR third OR first": lambda found: "second" not in found or "wordy" in found,
+        "wordy -third": lambda found: "wordy" in found and "third" not in found,
+        "nowhere": lambda _: False,
+    }
+    expected = [post["uri"] for post in posts if matches[text](post["text"])]
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    for _ in range(41):
+        page = get(client, "/v1/search", text=text, sort=sort, limit=limit, fields="uri", **cursor)
+        found += [post["uri"] for post in page["results"]]
+        if page["meta"]["next_cursor"] is None:
+            break
+        assert page["results"]
+        cursor = {"cursor": page["meta"]["next_cursor"]}
+    assert found == (expected if sort == "oldest" else expected[::-1])
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_word_of_every_hour_asks_the_index_about_one(
+    builder: LakeBuilder, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(builder)
+    for file in text_index.missing(builder.root, builder.manifest.snapshot()):
+        text_index.build(builder.store, file)
+    asked: list[int] = []
+    parts = text_index.parts
+
+    def counting(root: Path, files: Sequence[LiveFile], condition: text_index.Condition) -> Any:
+        asked.append(len(files))
+        return parts(root, files, condition)
+
+    monkeypatch.setattr("api.posts_query.parts", counting)
+    client = make_client()
+    assert len(get(client, "/v1/search", text="word", limit=1)["results"]) == 1
+    assert asked == [1]
+    assert get(client, "/v1/search", text="nowhere", limit=1)["results"] == []
+    assert asked[2] > 20, "a rare word is looked for everywhere"
 
 
 @pytest.mark.usefixtures("small_steps")
