@@ -7,14 +7,13 @@ The manifest is where gaps are looked up; this copy is what `lake.rebuild` reads
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from lake.errors import LakeError
 from lake.manifest import Gap, Manifest
-from lake.paths import sync_folder
+from lake.paths import replace_file
 from lake.store import LakeStore
 
 NAME: Final = ".gaps.json"
@@ -28,14 +27,8 @@ def save_gaps(store: LakeStore, manifest: Manifest) -> int:
     path = store.root / NAME
     if not gaps or (path.exists() and path.read_text() == text):
         return len(gaps)
-    # Writers and maintenance may both be here: each has a temporary file of its own, the last one wins with all gaps in it.
-    temporary = path.with_name(f"{NAME}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_folder(path.parent)
+    # Writers and maintenance may both be here: the last one wins with all gaps in it.
+    replace_file(path, text.encode())
     return len(gaps)
 
 

@@ -57,6 +57,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts a small file in place as a whole, durably, also beside other processes that do: the last one wins. Blocks for the disk;
+    raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
 def make_folder(folder: Path, root: Path) -> None:
     """Makes a folder and every missing one above it, each durable in its parent."""
     if folder.is_dir():

@@ -9,7 +9,6 @@ maintenance run, and what a crash in between left open is settled then.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Final
 from lake.errors import LakeError
 from lake.file_batch import disk_errors
 from lake.manifest import Manifest
-from lake.paths import sync_folder
+from lake.paths import replace_file
 from lake.store import LakeStore
 
 NAME: Final = ".replays.json"
@@ -87,11 +86,5 @@ def _any_exists(store: LakeStore, paths: Mapping[str, str] | Sequence[str]) -> b
 
 def _save(store: LakeStore, notes: Sequence[ReplayNote]) -> None:
     path = store.root / NAME
-    temporary = path.with_name(f"{NAME}.{os.getpid()}.tmp")
     with disk_errors(path):
-        with temporary.open("w") as file:
-            json.dump({"replays": [asdict(note) for note in notes]}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_folder(path.parent)
+        replace_file(path, json.dumps({"replays": [asdict(note) for note in notes]}, indent=1).encode())

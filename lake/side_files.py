@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
-from lake.paths import sync_folder
+from lake.paths import replace_file
 
 
 def names(folder: Path) -> set[str]:
@@ -20,13 +19,7 @@ def names(folder: Path) -> set[str]:
 def write(path: Path, content: bytes) -> int:
     """Put a side file in place, durably; returns its bytes. Blocks for the disk. Raises OSError."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(path)
-    sync_folder(path.parent)
+    replace_file(path, content)
     return len(content)
 
 

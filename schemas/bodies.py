@@ -46,8 +46,18 @@ class _ServiceRecord:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Read a bare Avro body; BadRecord(UNDECODABLE) when it is none of this kind."""
-        return cls(**decode_body(cls.SCHEMA, body))
+        """Read a bare Avro body of any release; BadRecord(UNDECODABLE) when it is none of this kind."""
+        # No body can be taken for one of another release: a newer one has more fields at its end.
+        newest, *older = sorted(
+            (schema for schema in released().values() if schema.name == cls.SCHEMA), key=lambda s: -s.version
+        )
+        try:
+            return cls(**decode_body(newest, body))
+        except BadRecord:
+            for schema in older:
+                with suppress(BadRecord):
+                    return cls(**decode_body(schema, body))
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +102,6 @@ class Cursor(_ServiceRecord):
     time_us: int | None
     updated_us: int
     made_us: int | None = None
-
-    @classmethod
-    def decode(cls, body: bytes) -> Self:
-        """Read a bare Avro body of any release; BadRecord(UNDECODABLE) when it is none of this kind."""
-        # No body can be taken for one of the other release: the newer has one more field at its end.
-        newest, *older = sorted(
-            (schema for schema in released().values() if schema.name == cls.SCHEMA), key=lambda s: -s.version
-        )
-        try:
-            return cls(**decode_body(newest, body))
-        except BadRecord:
-            for schema in older:
-                with suppress(BadRecord):
-                    return cls(**decode_body(schema, body))
-            raise
 
 
 @dataclass(frozen=True, slots=True)
